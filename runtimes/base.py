@@ -1,0 +1,221 @@
+"""The contract every runtime keeps: `Runtime.check`, `Runtime.load`, `Session.run`.
+
+A template method: the base validates feeds once, with the same messages for every runtime; a subclass writes
+`check`, `devices`, `_load` and `_run`.
+"""
+
+from __future__ import annotations
+
+import abc
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeattn.errors import FeedError, RuntimeRunError, RuntimeMissingError, UsageError, unknown
+from edgeattn.manifest import TensorInfo
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a runtime can be used here, and if not, why and what to install."""
+
+    ok: bool
+    reason: str = ""
+    how_to_install: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What a caller may ask of a session.
+
+    `threads` None means the cgroup quota (see `default_threads`). `spin` False stops worker threads from busy-waiting
+    between runs: a little slower alone, necessary where several sessions are timed in turn.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    spin: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """What a session really uses; printed beside every number."""
+
+    runtime: str
+    version: str
+    device: str
+    threads: int
+    precision: str
+    kv_precision: str
+    details: Mapping[str, str] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """`onnxruntime 1.31.1 cpu, 2 threads, fp32 (KV fp32)`."""
+        count = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        return f"{self.runtime} {self.version} {self.device}, {count}, {self.precision} (KV {self.kv_precision})"
+
+
+class Session(abc.ABC):
+    """A loaded model. A context manager; `close` frees what the runtime holds."""
+
+    def __init__(self, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], effective: Effective) -> None:
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self.effective = effective
+        self._closed = False
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once. `feeds` maps every input's name to an array of its dtype and rank; the result maps every output.
+
+        Raises:
+            FeedError: a name, dtype, rank, size or NaN that does not fit, found before the runtime sees it.
+            RuntimeRunError: the runtime itself failed.
+        """
+        if self._closed:
+            raise UsageError("the session is closed; load the bundle again")
+        return self._run(validate_feeds(self.inputs, feeds))
+
+    def close(self) -> None:
+        """Free the model. The session cannot run again."""
+        self._closed = True
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @abc.abstractmethod
+    def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Run validated feeds; every output by name."""
+
+    def _close(self) -> None:  # noqa: B027 - optional: most runtimes free on garbage collection
+        """Free what the runtime holds."""
+
+
+class Runtime(abc.ABC):
+    """An engine. Third parties register a subclass through the entry-point group `edgeattn.runtimes`."""
+
+    name: ClassVar[str]
+    """As typed on the command line: `onnxruntime`."""
+    canonical: ClassVar[bool] = False
+    """True for a runtime that runs the canonical model instead of a lowered one."""
+
+    @abc.abstractmethod
+    def check(self) -> Availability:
+        """Can this runtime be used here? Never raises."""
+
+    @abc.abstractmethod
+    def devices(self) -> tuple[str, ...]:
+        """The devices present here, by the names that `known_devices` lists."""
+
+    @property
+    @abc.abstractmethod
+    def known_devices(self) -> tuple[str, ...]:
+        """Every device name this runtime understands, present or not."""
+
+    def load(self, path: str | os.PathLike[str], options: LoadOptions | None = None) -> Session:
+        """Load a model file.
+
+        Raises:
+            RuntimeMissingError: the runtime, or the device asked for, is not there; says what is.
+            RuntimeRunError: the runtime refuses the model.
+        """
+        options = options or LoadOptions()
+        self.require(options.device)
+        return self._load(Path(path), options)
+
+    def require(self, device: str) -> None:
+        """Raise RuntimeMissingError, or UsageError for an unknown device name, unless `device` can be used here."""
+        availability = self.check()
+        if not availability.ok:
+            fix = f"; fix: {availability.how_to_install}" if availability.how_to_install else ""
+            raise RuntimeMissingError(f"runtime {self.name!r} cannot be used here: {availability.reason}{fix}")
+        if device not in self.known_devices:
+            raise unknown(f"device of runtime {self.name!r}", device, self.known_devices)
+        if device not in self.devices():
+            raise RuntimeMissingError(
+                f"{self.name} {availability.version} has no device {device!r} here; it has: {', '.join(self.devices())}. "
+                "edgeattn does not fall back to another device: ask for one of these, or install a build with it"
+            )
+
+    @abc.abstractmethod
+    def _load(self, path: Path, options: LoadOptions) -> Session:
+        """Load on a device that is known to be there."""
+
+
+def default_threads() -> int:
+    """CPU threads this process may use: its affinity, or the cgroup quota where that is lower."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(count, _cgroup_quota() or count))
+
+
+def resolve_threads(options: LoadOptions) -> int:
+    """The thread count to pin. Raises UsageError for a count below 1."""
+    if options.threads is None:
+        return default_threads()
+    if options.threads < 1:
+        raise UsageError(f"threads must be a whole number >= 1, got {options.threads}")
+    return options.threads
+
+
+def validate_feeds(inputs: Sequence[TensorInfo], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Feeds as C-contiguous arrays, after checking names, dtypes, ranks, sizes (one size per symbol) and NaN."""
+    names = [info.name for info in inputs]
+    for name in feeds:
+        if name not in names:
+            raise FeedError(f"{unknown('input', name, names)}")
+    if missing := [name for name in names if name not in feeds]:
+        raise FeedError(f"input {missing[0]!r} is missing; the model needs {', '.join(names)}")
+    sizes: dict[str, tuple[int, str]] = {}
+    checked = {}
+    for info in inputs:
+        array = np.asarray(feeds[info.name])
+        _check_array(info, array, sizes)
+        checked[info.name] = np.ascontiguousarray(array) if array.ndim else array
+    return checked
+
+
+def _check_array(info: TensorInfo, array: Array, sizes: dict[str, tuple[int, str]]) -> None:
+    expected = f"{info.dtype}[{', '.join(map(str, info.dims))}]"
+    got = f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+    if array.dtype != np.dtype(info.dtype):
+        raise FeedError(f"input {info.name!r}: got {got}, expected {expected}; convert it with .astype({info.dtype!r})")
+    if array.ndim != len(info.dims):
+        raise FeedError(f"input {info.name!r}: got rank {array.ndim} ({got}), expected rank {len(info.dims)} ({expected})")
+    for axis, (size, dim) in enumerate(zip(array.shape, info.dims, strict=True)):
+        if isinstance(dim, int):
+            if size != dim:
+                raise FeedError(f"input {info.name!r}, axis {axis}: got size {size} ({got}), expected {dim} ({expected})")
+        elif size < 1:
+            raise FeedError(f"input {info.name!r}, axis {axis} ({dim}): got size 0 ({got}), expected at least 1")
+        elif sizes.setdefault(dim, (size, info.name))[0] != size:
+            other = sizes[dim]
+            raise FeedError(f"input {info.name!r}: {dim} is {size}, but {other[0]} in input {other[1]!r}; make them equal")
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        where = tuple(int(i) for i in np.argwhere(np.isnan(array))[0])
+        raise FeedError(f"input {info.name!r} holds NaN (first at {where}); every output it reaches would be NaN")
+
+
+def wrap_failure(runtime: str, action: str, error: Exception) -> RuntimeRunError:
+    """A runtime's own exception with its first line kept and the rest left to --debug."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return RuntimeRunError(f"{runtime} failed to {action}: {text}")
+
+
+def _cgroup_quota() -> int | None:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else max(1, int(quota) // int(period))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,63 @@
+"""Runtimes by name: the built-in ones and those of installed plug-ins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module, metadata
+
+from edgeattn.errors import RuntimeMissingError, UsageError, unknown
+from edgeattn.runtimes.base import Runtime
+
+GROUP = "edgeattn.runtimes"
+"""Entry-point group: `name = "package.module:RuntimeClass"`."""
+
+_BUILT_IN = {
+    "onnxruntime": "edgeattn.runtimes.onnxruntime:OnnxRuntime",
+    "openvino": "edgeattn.runtimes.openvino:OpenVINO",
+    "reference": "edgeattn.runtimes.reference:Reference",
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every runtime that can be named, built-in first; whether it can be used is `Runtime.check`'s answer."""
+    return (*_BUILT_IN, *sorted(set(_plugins()) - set(_BUILT_IN)))
+
+
+@cache
+def get(name: str) -> Runtime:
+    """The runtime called `name`. Raises UsageError for an unknown name, with the nearest ones."""
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        return _instance(getattr(import_module(module), attribute))
+    plugins = _plugins()
+    if name not in plugins:
+        raise unknown("runtime", name, names())
+    try:
+        loaded = plugins[name].load()
+    except Exception as error:
+        raise RuntimeMissingError(
+            f"the plug-in of runtime {name!r} ({plugins[name].value}) fails to import: {error}"
+        ) from error
+    return _instance(loaded)
+
+
+def parse_target(target: str) -> tuple[Runtime, str]:
+    """`onnxruntime:cpu` -> (runtime, device); the device defaults to `cpu`. Raises UsageError."""
+    name, _, device = target.partition(":")
+    runtime = get(name)
+    device = device or "cpu"
+    if device not in runtime.known_devices:
+        raise unknown(f"device of runtime {name!r}", device, runtime.known_devices)
+    return runtime, device
+
+
+def _plugins() -> dict[str, metadata.EntryPoint]:
+    return {point.name: point for point in metadata.entry_points(group=GROUP)}
+
+
+def _instance(factory: Callable[[], object]) -> Runtime:
+    runtime = factory()
+    if not isinstance(runtime, Runtime):
+        raise UsageError(f"{factory!r} is registered as a runtime but is not a subclass of edgeattn.runtimes.base.Runtime")
+    return runtime
