@@ -97,6 +97,8 @@ class Probe:
     file: str
     lowering: str
     spec: AttentionSpec
+    square: bool = False
+    """True for a form that takes S == T only, and is probed with such sizes only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,8 @@ def loads(text: str) -> Manifest:
             f"manifest.json has format {version!r}, this edgeattn reads format {FORMAT}; "
             "export the model again, or install the edgeattn that wrote the bundle"
         )
-    return _decode(Manifest, data, "manifest")
+    manifest: Manifest = _decode(Manifest, data, "manifest")
+    return manifest
 
 
 def _encode(value: Any) -> Any:

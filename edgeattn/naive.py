@@ -47,7 +47,7 @@ def softmax_attention(
     if mask is not None:
         shown = shown & (mask[:, None, None, :] if spec.mask == "key_padding" else mask)
     scores = np.where(shown, scores, -np.inf)
-    peak = scores.max(axis=-1, keepdims=True)
+    peak = scores.max(axis=-1, keepdims=True, initial=-np.inf)
     weights = np.exp(scores - np.where(np.isfinite(peak), peak, 0.0))
     total = weights.sum(axis=-1, keepdims=True)
     return np.asarray((weights / np.where(total > 0, total, 1.0)) @ v)

@@ -1,4 +1,8 @@
-"""Attention variants and reference models in PyTorch."""
+"""Attention variants and reference models in PyTorch. `create("multi_head", embed_dim=64, num_heads=4)` makes one."""
 
 if __name__ != "edgeattn.models":
     raise ImportError(f"this folder is the package edgeattn.models, not {__name__!r}: import edgeattn.models")
+
+from edgeattn.models.registry import create, list_variants
+
+__all__ = ["create", "list_variants"]

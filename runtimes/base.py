@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeattn.errors import FeedError, RuntimeRunError, RuntimeMissingError, UsageError, unknown
+from edgeattn.errors import FeedError, RuntimeMissingError, RuntimeRunError, UsageError, unknown
 from edgeattn.manifest import TensorInfo
 
 Array = NDArray[Any]
@@ -85,9 +85,10 @@ class Session(abc.ABC):
         return self._run(validate_feeds(self.inputs, feeds))
 
     def close(self) -> None:
-        """Free the model. The session cannot run again."""
-        self._closed = True
-        self._close()
+        """Free the model. The session cannot run again; closing it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -129,10 +130,14 @@ class Runtime(abc.ABC):
 
         Raises:
             RuntimeMissingError: the runtime, or the device asked for, is not there; says what is.
+            UsageError: an unknown device name, a thread count below 1, or no file at `path`.
             RuntimeRunError: the runtime refuses the model.
         """
         options = options or LoadOptions()
         self.require(options.device)
+        resolve_threads(options)
+        if not Path(path).is_file():
+            raise UsageError(f"there is no model file {os.fspath(path)!r}; give the path of a file inside a bundle")
         return self._load(Path(path), options)
 
     def require(self, device: str) -> None:
@@ -164,8 +169,8 @@ def resolve_threads(options: LoadOptions) -> int:
     """The thread count to pin. Raises UsageError for a count below 1."""
     if options.threads is None:
         return default_threads()
-    if options.threads < 1:
-        raise UsageError(f"threads must be a whole number >= 1, got {options.threads}")
+    if not isinstance(options.threads, int) or isinstance(options.threads, bool) or options.threads < 1:
+        raise UsageError(f"threads must be a whole number >= 1, got {options.threads!r}")
     return options.threads
 
 
@@ -180,10 +185,17 @@ def validate_feeds(inputs: Sequence[TensorInfo], feeds: Mapping[str, Array]) -> 
     sizes: dict[str, tuple[int, str]] = {}
     checked = {}
     for info in inputs:
-        array = np.asarray(feeds[info.name])
+        array = _as_array(info, feeds[info.name])
         _check_array(info, array, sizes)
         checked[info.name] = np.ascontiguousarray(array) if array.ndim else array
     return checked
+
+
+def _as_array(info: TensorInfo, value: Any) -> Array:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:  # lists of unequal length, a tensor on another device
+        raise FeedError(f"input {info.name!r}: got a {type(value).__name__} that is no array: {error}") from error
 
 
 def _check_array(info: TensorInfo, array: Array, sizes: dict[str, tuple[int, str]]) -> None:
@@ -207,15 +219,23 @@ def _check_array(info: TensorInfo, array: Array, sizes: dict[str, tuple[int, str
         raise FeedError(f"input {info.name!r} holds NaN (first at {where}); every output it reaches would be NaN")
 
 
+def tensor_info(name: str, dtype: str, dims: Sequence[int | str | None]) -> TensorInfo:
+    """A TensorInfo; a dimension without a size or name becomes `<name>_<axis>`, so that it never equals another."""
+    return TensorInfo(name, dtype, tuple(dim if dim or dim == 0 else f"{name}_{axis}" for axis, dim in enumerate(dims)))
+
+
 def wrap_failure(runtime: str, action: str, error: Exception) -> RuntimeRunError:
     """A runtime's own exception with its first line kept and the rest left to --debug."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return RuntimeRunError(f"{runtime} failed to {action}: {text}")
 
 
-def _cgroup_quota() -> int | None:
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if quota == "max" else max(1, int(quota) // int(period))
-    except (OSError, ValueError):
-        return None
+def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Whole CPUs that the cgroup allows, at least 1; None without a quota. Version 2 first, then version 1."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((root / name).read_text() for name in names).split()
+            return None if quota in ("max", "-1") else max(1, int(quota) // int(period))
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return None

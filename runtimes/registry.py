@@ -29,7 +29,7 @@ def get(name: str) -> Runtime:
     """The runtime called `name`. Raises UsageError for an unknown name, with the nearest ones."""
     if name in _BUILT_IN:
         module, _, attribute = _BUILT_IN[name].partition(":")
-        return _instance(getattr(import_module(module), attribute))
+        return _instance(name, getattr(import_module(module), attribute))
     plugins = _plugins()
     if name not in plugins:
         raise unknown("runtime", name, names())
@@ -39,7 +39,7 @@ def get(name: str) -> Runtime:
         raise RuntimeMissingError(
             f"the plug-in of runtime {name!r} ({plugins[name].value}) fails to import: {error}"
         ) from error
-    return _instance(loaded)
+    return _instance(name, loaded)
 
 
 def parse_target(target: str) -> tuple[Runtime, str]:
@@ -56,8 +56,13 @@ def _plugins() -> dict[str, metadata.EntryPoint]:
     return {point.name: point for point in metadata.entry_points(group=GROUP)}
 
 
-def _instance(factory: Callable[[], object]) -> Runtime:
-    runtime = factory()
+def _instance(name: str, factory: Callable[[], object]) -> Runtime:
+    try:
+        runtime = factory()
+    except Exception as error:  # a plug-in's own code, or a class that lacks a method of the contract
+        raise RuntimeMissingError(f"runtime {name!r} ({factory!r}) cannot be created: {error}") from error
     if not isinstance(runtime, Runtime):
         raise UsageError(f"{factory!r} is registered as a runtime but is not a subclass of edgeattn.runtimes.base.Runtime")
+    if runtime.name != name:
+        raise UsageError(f"{factory!r} is registered as runtime {name!r} but calls itself {runtime.name!r}; use one name")
     return runtime

@@ -1,0 +1,5 @@
+"""`python -m edgeattn`."""
+
+from edgeattn.cli import main
+
+main()

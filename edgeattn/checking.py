@@ -1,0 +1,188 @@
+"""The parity gate: run every golden case of a bundle on every target and compare with PyTorch's outputs. No torch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edgeattn import parity
+from edgeattn.bundle import Bundle, open_bundle
+from edgeattn.errors import EdgeAttnError, RuntimeMissingError, UsageError
+from edgeattn.golden import Golden, compare_case, read_case
+from edgeattn.loading import CANONICAL, PORTABLE, BundlePath, open_session, pick_flavour
+from edgeattn.manifest import Flavour, Manifest, TensorInfo
+from edgeattn.parity import Comparison
+from edgeattn.runtimes import registry
+from edgeattn.runtimes.base import LoadOptions, Runtime, Session
+
+Status = Literal["passed", "failed", "error", "missing", "skipped"]
+"""`failed`: values differ. `error`: the runtime refused the model or a case. `missing`: a runtime or device that was
+asked for is not here. `skipped`: one that nobody asked for is not here."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseCheck:
+    """One golden case on one target; `seconds` is the wall time of the run, for orientation only."""
+
+    name: str
+    sizes: dict[str, int]
+    comparisons: tuple[Comparison, ...]
+    seconds: float
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Every output compared and within tolerance."""
+        return not self.reason and parity.passed([self.comparisons])
+
+
+@dataclass(frozen=True, slots=True)
+class TargetCheck:
+    """All cases on one runtime and device. `flavour` is what was loaded, `effective` what the runtime really used."""
+
+    target: str
+    status: Status
+    flavour: str = ""
+    precision: str = ""
+    effective: str = ""
+    cases: tuple[CaseCheck, ...] = ()
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """The runtime ran every case and every output was within tolerance."""
+        return self.status == "passed"
+
+    def worst(self, field: str = "max_abs") -> dict[str, float]:
+        """The largest `field` of each output over all cases."""
+        found: dict[str, float] = {}
+        for comparison in (c for case in self.cases for c in case.comparisons):
+            value = getattr(comparison, field)
+            if math.isfinite(value):
+                found[comparison.output] = max(found.get(comparison.output, value), value)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        cases = [
+            {
+                "name": case.name,
+                "sizes": case.sizes,
+                "passed": case.passed,
+                "seconds": case.seconds,
+                "reason": case.reason,
+                "outputs": [comparison.to_dict() for comparison in case.comparisons],
+            }
+            for case in self.cases
+        ]
+        own = {name: getattr(self, name) for name in ("target", "status", "flavour", "precision", "effective", "reason")}
+        return {**own, "passed": self.passed, "cases": cases}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """The gate's answer for a bundle."""
+
+    bundle: str
+    targets: tuple[TargetCheck, ...]
+
+    @property
+    def passed(self) -> bool:
+        """At least one target was compared, and nothing failed or was missing."""
+        statuses = {target.status for target in self.targets}
+        return "passed" in statuses and statuses <= {"passed", "skipped"}
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 1 values differ or a runtime refused the model, 3 a runtime or device is missing."""
+        if self.passed:
+            return 0
+        return 1 if any(target.status in ("failed", "error") for target in self.targets) else 3
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"bundle": self.bundle, "passed": self.passed, "targets": [target.to_dict() for target in self.targets]}
+
+
+def check(
+    bundle: BundlePath | Bundle,
+    runtimes: Sequence[str] | None = None,
+    *,
+    threads: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> CheckReport:
+    """Run every golden case on each of `runtimes` (`onnxruntime:cpu`, ...) and compare with PyTorch's outputs.
+
+    `runtimes` None means every target the bundle has a flavour for; one of those whose runtime is not installed here is
+    skipped and said so. A target that fails does not stop the others.
+
+    Raises:
+        BundleError: the bundle is missing, truncated, edited or foreign.
+        UsageError: an unknown runtime or device name, or a bundle without a golden case.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    asked = bool(runtimes)
+    targets = [registry.parse_target(target) for target in runtimes or default_targets(opened.manifest)]
+    if not opened.manifest.golden:
+        raise UsageError(f"{opened.path} holds no golden case, so nothing can be compared; export the model again")
+    cases = [read_case(opened, case) for case in opened.manifest.golden]
+    options = LoadOptions(threads=threads)
+    checked = []
+    for runtime, device in targets:
+        if progress:
+            progress(f"checking {opened.path.name} on {runtime.name}:{device}, {len(cases)} cases")
+        checked.append(_check_target(opened, runtime, device, cases, options, asked))
+    return CheckReport(str(opened.path), tuple(checked))
+
+
+def default_targets(manifest: Manifest) -> list[str]:
+    """Every runtime and device the bundle has a flavour of its own for; with none, `onnxruntime:cpu`."""
+    own = [flavour.target for flavour in manifest.flavours if flavour.target not in (CANONICAL, PORTABLE)]
+    return list(dict.fromkeys(own)) or ["onnxruntime:cpu"]
+
+
+def _check_target(
+    bundle: Bundle, runtime: Runtime, device: str, cases: Sequence[Golden], options: LoadOptions, asked: bool
+) -> TargetCheck:
+    target = f"{runtime.name}:{device}"
+    flavour = None
+    try:
+        flavour = pick_flavour(bundle, runtime, device)
+        options = LoadOptions(device=device, threads=options.threads, spin=options.spin)
+        with open_session(bundle, flavour, runtime, options) as session:
+            return _run_cases(target, flavour, session, cases, bundle.manifest)
+    except RuntimeMissingError as error:
+        status: Status = "missing" if asked else "skipped"
+        reason = str(error)
+    except EdgeAttnError as error:
+        status, reason = "error", str(error)
+    return TargetCheck(target, status, flavour.target if flavour else "", flavour.precision if flavour else "", reason=reason)
+
+
+def _run_cases(target: str, flavour: Flavour, session: Session, cases: Sequence[Golden], manifest: Manifest) -> TargetCheck:
+    padding = padding_input(manifest)
+    results = tuple(_run_case(session, golden, manifest, padding) for golden in cases)
+    failed = [case for case in results if not case.passed]
+    status: Status = "passed" if results and not failed else "error" if any(case.reason for case in failed) else "failed"
+    reason = f"{len(failed)} of {len(results)} cases failed" if failed else ""
+    if failed and failed[0].reason:
+        reason += f": {failed[0].reason}"
+    return TargetCheck(target, status, flavour.target, flavour.precision, session.effective.summary(), results, reason)
+
+
+def _run_case(session: Session, golden: Golden, manifest: Manifest, padding: TensorInfo | None) -> CaseCheck:
+    start = time.perf_counter()
+    try:
+        got = session.run(golden.inputs)
+    except EdgeAttnError as error:
+        return CaseCheck(golden.name, golden.sizes, (), time.perf_counter() - start, str(error))
+    seconds = time.perf_counter() - start
+    return CaseCheck(golden.name, golden.sizes, compare_case(golden, got, manifest.outputs, padding), seconds)
+
+
+def padding_input(manifest: Manifest) -> TensorInfo | None:
+    """The input that marks padding, if the manifest names one."""
+    return next((info for info in manifest.inputs if info.name == manifest.padding), None)

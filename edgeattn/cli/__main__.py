@@ -1,0 +1,5 @@
+"""`python -m edgeattn.cli`."""
+
+from edgeattn.cli import main
+
+main()

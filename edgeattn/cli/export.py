@@ -1,0 +1,114 @@
+"""`edgeattn export`: the main job."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeattn.cli import numbers, options
+from edgeattn.cli.table import table
+from edgeattn.errors import RuntimeMissingError
+from edgeattn.progress import progress
+from edgeattn.runtimes import registry
+
+if TYPE_CHECKING:
+    from edgeattn.exporters.report import ExportReport, FlavourReport
+
+_DEFAULT_RUNTIMES = ("onnxruntime", "openvino")
+
+
+@click.command("export")
+@click.argument("source")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Bundle folder to write.")
+@click.option(
+    "-r",
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    metavar="RUNTIME[:DEVICE]",
+    help="Target to write and prove a flavour for; repeatable. Default: onnxruntime:cpu and openvino:cpu, where installed.",
+)
+@click.option("--lowering", metavar="NAME", help="Force one lowering at every site; refused where it is not proven.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option("--keep-failed", is_flag=True, help="Write the bundle though parity failed, to look into it. Still exits with 1.")
+@options.common
+@click.pass_context
+def command(
+    ctx: click.Context,
+    source: str,
+    output: Path,
+    runtimes: tuple[str, ...],
+    lowering: str | None,
+    force: bool,
+    keep_failed: bool,
+    as_json: bool,
+) -> None:
+    """Export SOURCE to a bundle and prove every flavour of it equal to the PyTorch model.
+
+    SOURCE is a zoo name (`edgeattn list models`), pkg.mod:factory or path/to/file.py:factory (a function that returns
+    (module, inputs) or (module, inputs, dynamic)), or a local Hugging Face encoder folder.
+
+    \b
+    Example:
+      edgeattn export minilm -o out/minilm
+      edgeattn export my_model.py:build -o out/mine -r onnxruntime:cpu
+
+    Exits with 1 when a flavour is not the same model; then nothing is written.
+    """
+    # torch takes seconds to import: not before the arguments are known to be right
+    targets = runtimes or _installed()
+    with progress() as say:
+        say("starting torch")
+        from edgeattn.exporters.export import ExportFailedError, export
+
+        failure: ExportFailedError | None = None
+        try:
+            report = export(
+                source, output=output, runtimes=targets, lowering=lowering, force=force, keep_failed=keep_failed, progress=say
+            )
+        except ExportFailedError as error:
+            failure, report = error, error.report
+    if as_json:
+        options.print_json(report.to_dict())
+    else:
+        _print(report)
+    if failure is not None:
+        raise failure
+    ctx.exit(0 if report.passed else 1)
+
+
+def _installed() -> tuple[str, ...]:
+    found = tuple(f"{name}:cpu" for name in _DEFAULT_RUNTIMES if registry.get(name).check().ok)
+    if not found:
+        raise RuntimeMissingError('no runtime is installed; fix: pip install "edgeattn[onnxruntime]" (or [openvino])')
+    return found
+
+
+def _print(report: ExportReport) -> None:
+    click.echo(f"{report.source}: {len(report.sites)} attention sites, {len(report.unraised)} missed")
+    for spec, count in Counter(site.spec.summary() for site in report.sites).items():
+        click.echo(f"  {count} x {spec}")
+    for place in report.unraised:
+        click.echo(f"  missed: {place}: attention that no site covers; it is exported as the model writes it")
+    click.echo()
+    headers = ["flavour", "lowering", "why", "parity", "max error", "size"]
+    click.echo(table(headers, [_row(row) for row in report.flavours], right=["size"]))
+    click.echo()
+    if report.output is None:
+        return
+    click.echo(f"wrote {report.output} ({numbers.size(report.size)}) in {report.seconds:.0f} s")
+    click.echo(f"next: edgeattn bench {report.output}" if report.passed else f"next: edgeattn check {report.output}")
+
+
+def _row(row: FlavourReport) -> list[str]:
+    flavour = row.flavour
+    used = Counter(flavour.lowerings.values())
+    lowering = ", ".join(f"{name} x{count}" for name, count in used.items()) or "one node per site"
+    why = "; ".join(dict.fromkeys(flavour.reasons.values())) or "for inspection and the reference runtime"
+    parity = flavour.parity
+    errors = ", ".join(f"{name} {error:.1e}" for name, error in parity.max_abs_error.items()) if parity else ""
+    verdict = f"FAILED: {row.failure}" if row.failure else f"ok ({parity.cases if parity else 0} cases)"
+    return [flavour.target, lowering, why, verdict, errors, numbers.size(row.size)]

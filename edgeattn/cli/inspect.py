@@ -1,0 +1,132 @@
+"""`edgeattn inspect`: what a bundle holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeattn.bundle import MANIFEST, Bundle, open_bundle
+from edgeattn.cli import numbers, options
+from edgeattn.cli.table import table
+from edgeattn.errors import UsageError
+from edgeattn.manifest import Flavour, OutputInfo, TensorInfo
+from edgeattn.spec import to_dict
+
+
+@click.command("inspect")
+@click.argument("bundle")
+@options.common
+def command(bundle: str, as_json: bool) -> None:
+    """Show the inputs and outputs of BUNDLE, each attention site with its lowering per runtime, and the flavours.
+
+    \b
+    Example:
+      edgeattn inspect out/minilm
+      edgeattn inspect out/minilm --json
+    """
+    if Path(bundle).suffix == ".onnx":
+        raise UsageError(
+            f"{bundle} is a single ONNX file; inspect reads bundles (a folder with {MANIFEST}). "
+            "`edgeattn export` makes one from a PyTorch model"
+        )
+    opened = open_bundle(bundle)
+    if as_json:
+        options.print_json(_data(opened))
+    else:
+        click.echo("\n\n".join(_sections(opened)))
+
+
+def _sections(bundle: Bundle) -> list[str]:
+    manifest = bundle.manifest
+    source = ", ".join(f"{name} {value}" for name, value in manifest.source.items())
+    head = [f"{bundle.path}: {numbers.size(bundle.size)}, {len(manifest.files)} files, made by edgeattn {manifest.edgeattn}"]
+    head += [f"source: {source}"] if source else []
+    head += [f"{name}: {value}" for name, value in manifest.provenance.items()]
+    missed = "none missed" if not manifest.unraised else f"{len(manifest.unraised)} not raised: {', '.join(manifest.unraised)}"
+    return [
+        "\n".join(head),
+        _tensors("input", manifest.inputs),
+        _tensors("output", manifest.outputs),
+        f"{len(manifest.sites)} attention sites, {missed}",
+        *([_sites(bundle)] if manifest.sites else []),
+        _flavours(bundle),
+        f"{len(manifest.golden)} golden cases: {'; '.join(numbers.sizes(case.sizes) for case in manifest.golden)}",
+    ]
+
+
+def _tensors(kind: str, infos: Sequence[TensorInfo]) -> str:
+    rows = [[info.name, info.dtype, f"[{', '.join(map(str, info.dims))}]", _note(info)] for info in infos]
+    return table([kind, "dtype", "shape", "tolerance" if kind == "output" else ""], rows)
+
+
+def _note(info: TensorInfo) -> str:
+    return info.tolerance if isinstance(info, OutputInfo) else ""
+
+
+def _sites(bundle: Bundle) -> str:
+    """One line per site and lowering: flavours that chose the same form for the same reason share it."""
+    rows = []
+    for site in bundle.manifest.sites:
+        chosen: dict[tuple[str, str], list[str]] = {}
+        for flavour in bundle.manifest.flavours:
+            form = flavour.lowerings.get(site.name, "as it is"), flavour.reasons.get(site.name, "")
+            chosen.setdefault(form, []).append(flavour.target)
+        head = [site.name, site.module, site.spec.summary()]
+        for (lowering, reason), targets in chosen.items():
+            rows.append([*head, lowering, ", ".join(targets), reason])
+            head = ["", "", ""]
+        if not chosen:
+            rows.append([*head, "-", "-", "-"])
+    return table(["site", "module", "attention", "lowering", "flavour", "why"], rows)
+
+
+def _flavours(bundle: Bundle) -> str:
+    rows = []
+    for flavour in bundle.manifest.flavours:
+        domains = ", ".join(f"{name or 'ai.onnx'} {version}" for name, version in sorted(flavour.domains.items()))
+        parity, size = _parity(flavour), numbers.size(bundle.flavour_size(flavour))
+        rows.append([flavour.target, flavour.precision, flavour.file, domains, size, parity, str(len(flavour.probes))])
+    return table(["flavour", "precision", "file", "operators", "size", "parity", "probes"], rows, right=["size", "probes"])
+
+
+def _parity(flavour: Flavour) -> str:
+    if flavour.parity is None:
+        return "not measured"
+    errors = ", ".join(f"{name} {error:.2e}" for name, error in flavour.parity.max_abs_error.items())
+    return f"{'passed' if flavour.parity.passed else 'FAILED'}, {flavour.parity.cases} cases, max error {errors or 'unknown'}"
+
+
+def _data(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    sites = [
+        {
+            "name": site.name,
+            "module": site.module,
+            "function": site.function,
+            "summary": site.spec.summary(),
+            "spec": to_dict(site.spec),
+            "lowerings": {flavour.target: flavour.lowerings.get(site.name) for flavour in manifest.flavours},
+            "reasons": {flavour.target: flavour.reasons.get(site.name) for flavour in manifest.flavours},
+        }
+        for site in manifest.sites
+    ]
+    flavours = [{**dataclasses.asdict(flavour), "size": bundle.flavour_size(flavour)} for flavour in manifest.flavours]
+    return {
+        "bundle": str(bundle.path),
+        "edgeattn": manifest.edgeattn,
+        "size": bundle.size,
+        "source": manifest.source,
+        "provenance": manifest.provenance,
+        "inputs": [dataclasses.asdict(info) for info in manifest.inputs],
+        "outputs": [dataclasses.asdict(info) for info in manifest.outputs],
+        "padding": manifest.padding,
+        "limits": manifest.limits,
+        "sites": sites,
+        "unraised": list(manifest.unraised),
+        "flavours": flavours,
+        "golden": [dataclasses.asdict(case) for case in manifest.golden],
+    }

@@ -1,0 +1,196 @@
+"""Capability probes: does this runtime, on this device, compute one attention core rightly?
+
+A probe is a small model of exactly the form a lowering writes, inputs `q`, `k`, `v` and, as its spec says, `mask` and
+`bias`. It is run over sizes that cross the thresholds at which runtimes switch kernels and compared with
+`edgeattn.naive`. Sizes are (B, S, T): batch, query length, key length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeattn.errors import EdgeAttnError, RuntimeMissingError
+from edgeattn.machine import cpu_identity
+from edgeattn.manifest import TensorInfo
+from edgeattn.naive import softmax_attention
+from edgeattn.parity import compare_arrays
+from edgeattn.runtimes import registry
+from edgeattn.runtimes.base import LoadOptions, Runtime, Session
+from edgeattn.spec import AttentionSpec, Full, SlidingWindow
+
+Array = NDArray[Any]
+Size = tuple[int, int, int]
+
+GRID: tuple[Size, ...] = (
+    (1, 1, 1), (1, 7, 7), (2, 16, 16), (1, 64, 64), (2, 65, 65), (1, 128, 128), (1, 333, 333), (1, 513, 513),
+)  # fmt: skip
+CROSS: tuple[Size, ...] = ((1, 1, 7), (2, 7, 1), (2, 5, 64), (1, 1, 128), (2, 65, 33), (1, 64, 513))
+"""Sizes with S != T, run in addition unless the form takes S == T only."""
+
+FAR = 1e4
+"""How far the scores of hidden keys lie above the visible ones in the adversarial cases."""
+_SPREAD = 1.5
+"""Standard deviation of the scores: far from uniform attention, and within what float32 resolves."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """Whether every size passed; where not, the first that did not and why. `max_abs` is the worst error measured."""
+
+    passed: bool
+    reason: str
+    max_abs: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    label: str
+    feeds: dict[str, Array]
+    expected: Array
+
+
+def run_probe(
+    runtime: Runtime | str,
+    device: str,
+    model_path: Path,
+    spec: AttentionSpec,
+    sizes: Sequence[Size] | None = None,
+    square: bool = False,
+) -> ProbeResult:
+    """Prove, or not, that `runtime` computes `spec` with the model at `model_path`.
+
+    `sizes` None means GRID, and CROSS unless `square`. A runtime that fails to load or run the model has not passed.
+
+    Raises:
+        RuntimeMissingError: the runtime or the device is not there, so nothing can be said about it.
+    """
+    engine = registry.get(runtime) if isinstance(runtime, str) else runtime
+    chosen = sizes if sizes is not None else (*GRID, *(() if square else CROSS))
+    try:
+        with engine.load(model_path, LoadOptions(device=device, spin=False)) as session:
+            return _sweep(session, spec, chosen)
+    except RuntimeMissingError:
+        raise
+    except EdgeAttnError as error:
+        return ProbeResult(False, str(error), float("nan"))
+
+
+def environment(runtime: Runtime | str, device: str) -> dict[str, str]:
+    """What a probe's result depends on: the runtime's version and the processor (or the device's name where not `cpu`)."""
+    engine = registry.get(runtime) if isinstance(runtime, str) else runtime
+    where = cpu_identity() if device == "cpu" else f"{device} beside {cpu_identity()}"
+    return {"runtime_version": engine.check().version, "cpu": where}
+
+
+@lru_cache(maxsize=64)
+def _cases(spec: AttentionSpec, size: Size, inputs: tuple[TensorInfo, ...]) -> tuple[_Case, ...]:
+    """Feeds and truth for one size; kept, since an export asks for the same ones for every lowering and runtime."""
+    return tuple(
+        _Case(label, feeds, softmax_attention(**feeds, spec=spec).astype(np.float32))
+        for label, feeds in _all_feeds(spec, size, inputs)
+    )
+
+
+def _all_feeds(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo]) -> Iterator[tuple[str, dict[str, Array]]]:
+    """A plain case, then those where what must stay hidden shouts."""
+    yield "plain", _plain(spec, size, inputs)
+    if spec.mask != "none" and size[2] > 1:
+        yield "masked keys far above visible ones", _hidden_keys_shout(spec, size, inputs)
+    if not isinstance(spec.pattern, Full):
+        yield "keys outside the pattern far above those inside", _ramp(spec, size, inputs, rising=True)
+        if isinstance(spec.pattern, SlidingWindow) and spec.pattern.left is not None:
+            yield "keys left of the window far above those inside", _ramp(spec, size, inputs, rising=False)
+
+
+def _sweep(session: Session, spec: AttentionSpec, sizes: Sequence[Size]) -> ProbeResult:
+    highest = 0.0
+    free = tuple(info for info in session.inputs if info.name in ("mask", "bias"))
+    for size in sizes:
+        for case in _cases(spec, size, free):
+            got = session.run(case.feeds)[session.outputs[0].name]
+            result = compare_arrays("out", got, case.expected, "attention")
+            if not result.passed:
+                where = f"{case.label}, batch {size[0]}, {size[1]} queries, {size[2]} keys"
+                return ProbeResult(False, f"wrong values ({where}): {result.reason}", result.max_abs)
+            highest = max(highest, result.max_abs)
+    return ProbeResult(bool(sizes), "" if sizes else "no size was given, so nothing was compared", highest)
+
+
+def _plain(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo]) -> dict[str, Array]:
+    """Random scores; masks with padding at the end of a row and, for B > 1, a last row with nothing visible."""
+    rng = np.random.default_rng([1, *size])
+    feeds = _arrays(spec, size, inputs, rng)
+    if "mask" in feeds:
+        mask = feeds["mask"]
+        mask[..., max(1, (size[2] * 3) // 4) :] = False
+        if spec.mask == "dense":
+            mask &= rng.random(mask.shape) < 0.8
+            mask[..., 0] = True
+        if size[0] > 1 and mask.shape[0] == size[0]:
+            mask[-1] = False
+    return feeds
+
+
+def _hidden_keys_shout(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo]) -> dict[str, Array]:
+    """Holes in the mask, and padding on the left of the last row; a masked key's score is FAR above every visible one."""
+    rng = np.random.default_rng([2, *size])
+    feeds = _arrays(spec, size, inputs, rng)
+    shown = rng.random((size[0], size[2])) < 0.6
+    shown[-1] = np.arange(size[2]) >= size[2] // 2
+    if spec.mask == "dense":
+        shown[:] = shown[-1]  # a mask whose batch axis is 1 hides the same keys in every row
+    shown[:, -1] = True
+    mask = feeds["mask"]
+    mask[...] = shown if mask.ndim == 2 else shown[: mask.shape[0], None, None, :]
+    feeds["q"][..., 0] = 1.0
+    feeds["k"][..., 0] = 0.0
+    loud = np.zeros_like(feeds["k"])
+    loud[..., 0] = FAR / spec.scale
+    feeds["k"] = np.where(shown[:, None, :, None], feeds["k"], loud)
+    return feeds
+
+
+def _ramp(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo], rising: bool) -> dict[str, Array]:
+    """Scores that climb by FAR from each key to the next (or down), so that a key just outside the pattern shouts."""
+    rng = np.random.default_rng([3, rising, *size])
+    feeds = _arrays(spec, size, inputs, rng)
+    feeds["q"][..., 0] = 1.0
+    step = FAR / spec.scale * (1 if rising else -1)
+    feeds["k"][..., 0] = step * np.arange(size[2], dtype=np.float32)
+    return feeds
+
+
+def _arrays(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo], rng: np.random.Generator) -> dict[str, Array]:
+    """q, k, v with scores of standard deviation _SPREAD; every key visible; a normal bias."""
+    batch, queries, keys = size
+    gain = _SPREAD / (spec.scale * spec.head_dim**0.5)
+    feeds: dict[str, Array] = {
+        "q": gain * rng.standard_normal((batch, spec.q_heads, queries, spec.head_dim)),
+        "k": rng.standard_normal((batch, spec.kv_heads, keys, spec.head_dim)),
+        "v": rng.standard_normal((batch, spec.kv_heads, keys, spec.value_head_dim)),
+    }
+    feeds = {name: array.astype(np.float32) for name, array in feeds.items()}
+    if spec.mask == "key_padding":
+        feeds["mask"] = np.ones((batch, keys), dtype=bool)
+    elif spec.mask == "dense":
+        feeds["mask"] = np.ones(_shape(inputs, "mask", spec, size), dtype=bool)
+    if spec.bias:
+        feeds["bias"] = rng.standard_normal(_shape(inputs, "bias", spec, size)).astype(np.float32)
+    return feeds
+
+
+def _shape(inputs: Sequence[TensorInfo], name: str, spec: AttentionSpec, size: Size) -> tuple[int, ...]:
+    """The shape of an input that broadcasts to (B, H, S, T): a fixed size as declared, a dynamic one by its place."""
+    full = (size[0], spec.q_heads, size[1], size[2])
+    info = next((info for info in inputs if info.name == name), None)
+    if info is None or not info.dims:
+        return full
+    places = full[len(full) - len(info.dims) :]
+    return tuple(dim if isinstance(dim, int) else place for dim, place in zip(info.dims, places, strict=True))

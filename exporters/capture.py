@@ -1,0 +1,177 @@
+"""torch.export -> a canonical ONNX model: every attention core one node, dynamic sizes kept as named symbols."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from edgeattn.errors import CaptureError
+from edgeattn.exporters import canonical, translation
+from edgeattn.exporters.passes.dimensions import rename_dimensions
+from edgeattn.exporters.passes.pipeline import clean
+from edgeattn.exporters.sites import MODULE_KEY
+from edgeattn.exporters.sources.base import Source
+
+_WRAPPED = "module"
+"""Attribute of `_Flat` that holds the user's module."""
+_SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+
+
+class _Flat(torch.nn.Module):
+    """The user's module with positional inputs and a tuple of named outputs, which is what a graph has."""
+
+    def __init__(self, module: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.module = module
+        self.names = (tuple(inputs), tuple(outputs))
+
+    def forward(self, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        names, outputs = self.names
+        result = named_outputs(self.module(**dict(zip(names, args, strict=True))))
+        return tuple(result[name] for name in outputs)
+
+
+def named_outputs(result: Any) -> dict[str, torch.Tensor]:
+    """A module's result by name: a mapping as it is, a tensor as `output`, a tuple as `output_0`, `output_1`, ...
+
+    Raises:
+        CaptureError: anything else came back.
+    """
+    if isinstance(result, torch.Tensor):
+        return {"output": result}
+    if isinstance(result, Mapping):
+        named = {str(name): value for name, value in result.items() if value is not None}
+    elif isinstance(result, tuple | list):
+        named = {f"output_{i}": value for i, value in enumerate(result)}
+    else:
+        named = {}
+    if not named or not all(isinstance(value, torch.Tensor) for value in named.values()):
+        kinds = ", ".join(f"{name}: {type(value).__name__}" for name, value in named.items()) or type(result).__name__
+        raise CaptureError(f"the model must return a tensor, or a tuple or dict of tensors; got {kinds}")
+    return named
+
+
+def capture(source: Source, outputs: Sequence[str]) -> ir.Model:
+    """The canonical model of `source`, cleaned up, with a body for every distinct spec.
+
+    Raises:
+        CaptureError: torch.export cannot trace the model (data-dependent control flow, a dynamic size that the model
+            fixes); the message holds the line of the model that torch names.
+    """
+    module = _Flat(source.module, list(source.inputs), outputs).eval()
+    example = source.sample(source.capture_sizes(), torch.Generator().manual_seed(0))
+    with source.exporting(), _quiet():
+        program = _trace(module, source, example)
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=canonical.OPSET,
+            input_names=list(source.inputs),
+            output_names=list(outputs),
+            custom_translation_table=translation.table(),
+            verbose=False,
+        )
+    assert converted is not None
+    model = converted.model
+    _name_modules(model)
+    rename_dimensions(model, source.dynamic)
+    canonical.canonicalize(model)
+    clean(model)
+    _check_dynamic(model, source)
+    return model
+
+
+def _trace(module: torch.nn.Module, source: Source, example: Mapping[str, torch.Tensor]) -> torch.export.ExportedProgram:
+    symbols = {name: torch.export.Dim(name, min=1, max=dim.limit) for name, dim in source.dimensions.items()}
+    shapes = tuple({axis: symbols[s] for axis, s in source.dynamic.get(name, {}).items()} or None for name in source.inputs)
+    try:
+        with torch.no_grad():
+            return torch.export.export(module, tuple(example.values()), dynamic_shapes={"args": shapes}, strict=False)
+    except CaptureError:
+        raise
+    except Exception as error:
+        raise CaptureError(_explain(error)) from error
+
+
+def _explain(error: Exception) -> str:
+    """torch.export's message cut down to what the user can act on, with the line of the model it names."""
+    text = str(error)
+    where = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\n\s+(.+)', text)
+    lines = [f"  {path}:{line} in {function}: {code.strip()}" for path, line, function, code in where[-1:]]
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__:
+        message = f"the model's control flow depends on the values of its tensors, which no static graph can hold: {first}"
+        fix = "compute both branches and choose with torch.where, or move the decision out of the model"
+    elif "Constraints violated" in text or "ConstraintViolation" in type(error).__name__:
+        message = f"the model fixes a size that was declared dynamic: {' '.join(text.split())[:600]}"
+        fix = "declare that axis static, or take the size from the input's shape inside the model"
+    else:
+        message = f"torch.export cannot trace the model ({type(error).__name__}): {first}"
+        fix = "run torch.export.export(model, inputs) alone to see the whole report"
+    return "\n".join([message, *(lines or _user_frame(error)), f"fix: {fix}"])
+
+
+def _user_frame(error: Exception) -> list[str]:
+    """The innermost frame outside torch, from the traceback."""
+    frame, found = error.__traceback__, None
+    while frame:
+        path = frame.tb_frame.f_code.co_filename
+        if "/torch/" not in path and "edgeattn" not in path and "/exporters/" not in path:
+            found = f"  {path}:{frame.tb_lineno} in {frame.tb_frame.f_code.co_name}"
+        frame = frame.tb_next
+    return [found] if found else []
+
+
+def _name_modules(model: ir.Model) -> None:
+    """Keep each node's module path, as the user's own module has it; drop stack traces, which hold paths of this machine."""
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES_KEY, "[]"))
+        node.metadata_props.clear()
+        node.doc_string = None
+        if len(scopes) > 1:
+            path = str(scopes[-2])
+            node.metadata_props[MODULE_KEY] = "" if path == _WRAPPED else path.removeprefix(f"{_WRAPPED}.")
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for value in list(model.graph.initializers.values()):
+        if value.name and value.name.startswith(f"{_WRAPPED}."):
+            value.name = value.name.removeprefix(f"{_WRAPPED}.")
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+
+
+def _check_dynamic(model: ir.Model, source: Source) -> None:
+    for value in model.graph.inputs:
+        declared = source.dynamic.get(value.name or "", {})
+        for axis, symbol in declared.items():
+            size = value.shape[axis] if value.shape is not None else None
+            if isinstance(size, int):
+                raise CaptureError(
+                    f"input {value.name!r}: axis {axis} was declared dynamic ({symbol}) but the graph fixes it to {size}; "
+                    "the model uses the example's size as a constant"
+                )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress prints and advice off the user's screen; errors still raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

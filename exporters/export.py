@@ -1,0 +1,122 @@
+"""The main job: a source becomes a bundle whose every flavour is proven equal to the PyTorch model."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from edgeattn.bundle import check_output, writing
+from edgeattn.errors import GateError, UsageError
+from edgeattn.exporters.capture import capture
+from edgeattn.exporters.job import Job, Progress
+from edgeattn.exporters.lowerings.registry import get
+from edgeattn.exporters.probing import Prover
+from edgeattn.exporters.reference_run import run_reference
+from edgeattn.exporters.report import ExportReport
+from edgeattn.exporters.sources.base import Source
+from edgeattn.exporters.sources.module import DynamicAxes, from_module
+from edgeattn.exporters.sources.resolve import resolve
+from edgeattn.runtimes import registry
+from edgeattn.runtimes.base import Runtime
+
+
+def export(
+    model: str | torch.nn.Module,
+    inputs: Mapping[str, torch.Tensor] | None = None,
+    *,
+    output: str | os.PathLike[str],
+    runtimes: Sequence[str] = ("onnxruntime:cpu",),
+    dynamic: DynamicAxes | None = None,
+    lowering: str | None = None,
+    force: bool = False,
+    keep_failed: bool = False,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Export `model` to a bundle at `output`.
+
+    Args:
+        model: a source as on the command line (a zoo name, a factory, a folder), or a live module.
+        inputs: for a live module, input name -> example tensor; the module is called with them by keyword.
+        output: the bundle folder to write; it appears only when everything went well.
+        runtimes: targets `name:device`; each gets a flavour of its own, beside the portable and the canonical one.
+        dynamic: for a live module, input name -> {axis: symbol}.
+        lowering: force one lowering at every site.
+        force: replace an existing bundle.
+        keep_failed: write the bundle although a gate failed, with the failure recorded, so that it can be looked into.
+
+    Raises:
+        UsageError, SourceError, CaptureError, LoweringError, RuntimeMissingError: see each.
+        GateError: a flavour is not equal to the PyTorch model; nothing is written unless `keep_failed`.
+    """
+    started = time.perf_counter()
+    say = progress or (lambda _: None)
+    out = Path(output)
+    check_output(out, force)
+    targets = _targets(runtimes)
+    if lowering is not None:
+        get(lowering)
+    say("loading the model")
+    source = _source(model, inputs, dynamic)
+    say("running PyTorch, the reference")
+    cases = run_reference(source)
+    say("capturing the graph")
+    canonical = capture(source, list(cases[0].outputs))
+    with ExitStack() as stack:
+        work = stack.enter_context(writing(out, force))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        job = Job(source, canonical, cases, targets, lowering, work, Prover(scratch), say)
+        rows, manifest = job.write()
+        report = ExportReport(
+            source=source.name,
+            output=out,
+            sites=manifest.sites,
+            unraised=manifest.unraised,
+            flavours=tuple(rows),
+            size=sum(entry.size for entry in manifest.files.values()),
+            seconds=time.perf_counter() - started,
+        )
+        if not report.passed and not keep_failed:
+            raise ExportFailedError(replace(report, output=None))
+    return report
+
+
+class ExportFailedError(GateError):
+    """The gate of an export failed; `report` says which flavour, by how much."""
+
+    def __init__(self, report: ExportReport) -> None:
+        failed = [row for row in report.flavours if row.failure]
+        lines = [f"{row.flavour.target}: {row.failure}" for row in failed]
+        super().__init__(
+            "not the same model as in PyTorch; nothing was written (--keep-failed keeps it to look into):\n  "
+            + "\n  ".join(lines)
+        )
+        self.report = report
+
+
+def _targets(names: Sequence[str]) -> list[tuple[Runtime, str]]:
+    """Parsed and present, before any long work."""
+    targets = [registry.parse_target(name) for name in dict.fromkeys(names)]
+    if not targets:
+        raise UsageError("no runtime was asked for; pass at least one, such as onnxruntime:cpu")
+    for runtime, device in targets:
+        if runtime.canonical:
+            raise UsageError(f"every bundle holds a flavour for {runtime.name}; ask for the runtimes you deploy on")
+        runtime.require(device)
+    return targets
+
+
+def _source(model: str | torch.nn.Module, inputs: Mapping[str, torch.Tensor] | None, dynamic: DynamicAxes | None) -> Source:
+    if isinstance(model, str):
+        if inputs is not None or dynamic is not None:
+            raise UsageError(f"{model!r} brings its own inputs and dynamic axes; pass them only with a live module")
+        return resolve(model)
+    if inputs is None:
+        raise UsageError("a live module needs example inputs: export(module, {'x': tensor}, output=...)")
+    return from_module(model, inputs, dynamic)

@@ -1,0 +1,42 @@
+"""Write a canonical model for one target: every site in the form chosen for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+from onnxscript import version_converter
+
+from edgeattn.exporters.canonical import OPSET
+from edgeattn.exporters.graph import Builder
+from edgeattn.exporters.lowerings.base import Lowering
+from edgeattn.exporters.passes.pipeline import finish
+from edgeattn.exporters.sites import DOMAIN, GraphSite, find_sites
+
+
+def lower(canonical: ir.Model, chosen: Mapping[str, Lowering], limits: dict[str, int]) -> ir.Model:
+    """A copy of `canonical` with each site written by `chosen[site.name]`. Weights are shared, not copied."""
+    model = canonical.clone()
+    for site in find_sites(model):
+        _lower_site(model, site, chosen[site.name], limits)
+    model.graph.opset_imports.pop(DOMAIN, None)
+    for lowering in chosen.values():
+        model.graph.opset_imports.update(dict.fromkeys(lowering.domains, 1))
+    opset = max((lowering.opset for lowering in chosen.values()), default=OPSET)
+    if opset > OPSET:
+        version_converter.convert_version(model, opset)
+    finish(model)
+    return model
+
+
+def _lower_site(model: ir.Model, site: GraphSite, lowering: Lowering, limits: dict[str, int]) -> None:
+    old = site.node.outputs[0]
+    b = Builder(site.operands.q.dtype or ir.DataType.FLOAT)
+    context = lowering.lower(b, site.core(limits), site.operands)
+    for node in b.nodes:
+        node.metadata_props.update(site.node.metadata_props)
+    # the border keeps its canonical name and shape, whatever the form in between
+    context.name, context.shape, context.type = old.name, old.shape, old.type
+    model.graph.insert_before(site.node, list(b.nodes))
+    ir.convenience.replace_all_uses_with(old, context, replace_graph_outputs=True)
+    model.graph.remove(site.node, safe=True)

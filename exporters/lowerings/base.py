@@ -1,0 +1,70 @@
+"""The contract of a lowering: one form of an attention core in a target's operators."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from edgeattn.exporters.graph import Builder
+from edgeattn.spec import AttentionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """An attention core as a lowering sees it: the spec, and what the graph knows about its lengths.
+
+    `square`: query length and key length are the same symbol, so S == T always.
+    `max_keys`: the largest T the model accepts, None where nothing bounds it.
+    `mask_dims`, `bias_dims`: their shapes, lined up with (B, H, S, T) from the right; None for a size that varies.
+    """
+
+    spec: AttentionSpec
+    square: bool = False
+    max_keys: int | None = None
+    mask_dims: tuple[int | None, ...] = ()
+    bias_dims: tuple[int | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """The values at a site's border: q (B, H, S, D), k (B, K, T, D), v (B, K, T, E), and what the spec names."""
+
+    q: ir.Value
+    k: ir.Value
+    v: ir.Value
+    mask: ir.Value | None = None
+    bias: ir.Value | None = None
+
+    @classmethod
+    def of(cls, spec: AttentionSpec, inputs: list[ir.Value]) -> Operands:
+        """Operands from a canonical node's inputs, in the spec's order."""
+        return cls(**dict(zip(spec.input_names, inputs, strict=True)))
+
+
+class Lowering(abc.ABC):
+    """One form. Stateless; a row of `edgeattn.exporters.lowerings.registry`."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """What it writes, in one line."""
+    takes: ClassVar[str]
+    """What it accepts, in one line."""
+    opset: ClassVar[int] = 18
+    """Smallest ai.onnx opset that has its operators."""
+    domains: ClassVar[tuple[str, ...]] = ()
+    """Operator domains beyond ai.onnx."""
+
+    @abc.abstractmethod
+    def accepts(self, core: Core) -> str | None:
+        """None when the form can express `core`, otherwise the reason why not."""
+
+    @abc.abstractmethod
+    def lower(self, b: Builder, core: Core, x: Operands) -> ir.Value:
+        """Write the form; returns the context, (B, H, S, E)."""
+
+    @abc.abstractmethod
+    def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:
+        """Elements the form holds beyond its inputs and output, as a function of B, S, T and the spec's H and D."""

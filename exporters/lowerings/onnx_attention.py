@@ -1,0 +1,49 @@
+"""The ai.onnx `Attention` operator, opset 23 and 24."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from edgeattn.exporters.graph import Builder
+from edgeattn.exporters.lowerings.base import Core, Lowering, Operands
+from edgeattn.exporters.lowerings.visibility import visibility
+from edgeattn.spec import AttentionSpec, Causal, Full
+
+
+class OnnxAttention23(Lowering):
+    """Operator spec: ai.onnx Attention-23. Windows and masks go in as an additive mask of (B or 1, H or 1, S, T)."""
+
+    name = "attention-23"
+    summary = "one ai.onnx Attention operator (opset 23)"
+    takes = "every softmax attention"
+    opset = 23
+
+    def accepts(self, core: Core) -> str | None:
+        return None
+
+    def lower(self, b: Builder, core: Core, x: Operands) -> ir.Value:
+        spec = core.spec
+        causal = isinstance(spec.pattern, Causal) and (spec.pattern.alignment == "upper_left" or core.square)
+        shown = visibility(b, core, x, pattern=Full() if causal else None)
+        attributes: dict[str, Any] = {"scale": spec.scale}
+        if causal:
+            attributes["is_causal"] = 1
+        if spec.softcap is not None:
+            attributes["softcap"] = spec.softcap
+        # ONNX Runtime wants the query axis of the mask in full, though the operator allows it to broadcast
+        inputs = [x.q, x.k, x.v, shown.full(b, x)]
+        context = b.op("Attention", *(inputs if inputs[-1] is not None else inputs[:-1]), **attributes)
+        return shown.guard(b, context)
+
+    def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:
+        return batch * spec.q_heads * queries * keys
+
+
+class OnnxAttention24(OnnxAttention23):
+    """Operator spec: ai.onnx Attention-24; for models whose other operators need opset 24."""
+
+    name = "attention-24"
+    summary = "one ai.onnx Attention operator (opset 24)"
+    opset = 24

@@ -1,0 +1,91 @@
+"""Prove lowerings on the runtimes that are here: each form as a one-node model, run and compared with the formula."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgeattn.exporters.canonical import OPSET, canonical_node
+from edgeattn.exporters.graph import IR_VERSION
+from edgeattn.exporters.lower import lower
+from edgeattn.exporters.lowerings.base import Core, Lowering
+from edgeattn.exporters.sites import DOMAIN
+from edgeattn.probe import ProbeResult, run_probe
+from edgeattn.runtimes.base import Runtime
+from edgeattn.spec import AttentionSpec, function_name
+
+SITE = "probe"
+
+
+class Prover:
+    """Runs each probe once per runtime and device, and keeps its model for the bundle."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._results: dict[tuple[str, str, str, Core], ProbeResult] = {}
+
+    def prove(self, lowering: Lowering, core: Core, runtime: Runtime, device: str) -> ProbeResult:
+        """Whether `runtime` computes `core` rightly in this form."""
+        key = (runtime.name, device, lowering.name, core)
+        if key not in self._results:
+            self._results[key] = run_probe(
+                runtime, device, self.model(lowering, core), core.spec, square=square_only(lowering, core)
+            )
+        return self._results[key]
+
+    def model(self, lowering: Lowering, core: Core) -> Path:
+        """The probe's model file, written on first use."""
+        suffix = "-square" if square_only(lowering, core) else ""
+        path = self.folder / f"{lowering.name}-{function_name(core.spec)}{suffix}.onnx"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            ir.save(probe_model(lowering, core), path)
+        return path
+
+
+def square_only(lowering: Lowering, core: Core) -> bool:
+    """Whether the form relies on S == T: the site promises it, and the form would be refused without the promise."""
+    return core.square and (lowering.accepts(_free(core)) is not None or _aligned(core.spec))
+
+
+def probe_model(lowering: Lowering, core: Core) -> ir.Model:
+    """A model of inputs q, k, v and, as the spec says, mask and bias, with the core written by `lowering`."""
+    spec = core.spec
+    keys = "queries" if square_only(lowering, core) else "keys"
+    dims: dict[str, list[int | str]] = {
+        "q": ["batch", spec.q_heads, "queries", spec.head_dim],
+        "k": ["batch", spec.kv_heads, keys, spec.head_dim],
+        "v": ["batch", spec.kv_heads, keys, spec.value_head_dim],
+        "mask": ["batch", keys] if spec.mask == "key_padding" else _placed(core.mask_dims, keys),
+        "bias": _placed(core.bias_dims, keys),
+    }
+    inputs = [_input(name, dims[name]) for name in spec.input_names]
+    node = canonical_node(spec, inputs, name=SITE)
+    output = node.outputs[0]
+    output.name, output.type = "out", ir.TensorType(ir.DataType.FLOAT)
+    output.shape = ir.Shape(["batch", spec.q_heads, "queries", spec.value_head_dim])
+    graph = ir.Graph(inputs, [output], nodes=[node], opset_imports={"": OPSET, DOMAIN: 1}, name="probe")
+    return lower(ir.Model(graph, ir_version=IR_VERSION), {SITE: lowering}, {})
+
+
+def _placed(dims: tuple[int | None, ...], keys: str) -> list[int | str]:
+    """Dims of a mask or bias as the site has them; by default the same for all heads."""
+    names: tuple[int | str, ...] = ("batch", 1, "queries", keys)
+    if not dims:
+        return list(names)
+    return [name if size is None else size for size, name in zip(dims, names[-len(dims) :], strict=True)]
+
+
+def _input(name: str, dims: list[int | str]) -> ir.Value:
+    dtype = ir.DataType.BOOL if name == "mask" else ir.DataType.FLOAT
+    return ir.val(name, dtype, ir.Shape(dims))
+
+
+def _free(core: Core) -> Core:
+    return Core(core.spec, square=False, max_keys=core.max_keys, mask_dims=core.mask_dims, bias_dims=core.bias_dims)
+
+
+def _aligned(spec: AttentionSpec) -> bool:
+    """A lower-right diagonal is written as an upper-left one where S == T, so it is only right there."""
+    return getattr(spec.pattern, "alignment", "upper_left") == "lower_right"

@@ -1,0 +1,111 @@
+"""What the user's model says, before anything is replaced: the outputs that every later stage is held to."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeattn.errors import CaptureError, SourceError
+from edgeattn.exporters.capture import named_outputs
+from edgeattn.exporters.sources.base import Dimension, Source
+
+BATCHES = (1, 3, 8)
+LENGTHS = (1, 7, 128, 333, 512)
+"""Sizes tried: one, odd, a power of two, beyond kernel blocks, and longer than examples are."""
+_FIXED_CASES = 3
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceCase:
+    """Inputs and PyTorch's outputs at one choice of dynamic sizes."""
+
+    name: str
+    sizes: dict[str, int]
+    inputs: Arrays
+    outputs: Arrays
+
+
+def run_reference(source: Source) -> list[ReferenceCase]:
+    """Run the untouched module over the size grid.
+
+    Raises:
+        SourceError: the model fails on a size it declared possible, or gives other results when run twice.
+        CaptureError: it returns something that is not tensors.
+    """
+    cases = []
+    for number, sizes in enumerate(size_grid(source.dimensions)):
+        inputs = source.sample(sizes, torch.Generator().manual_seed(1000 + number))
+        outputs = _run(source, inputs, sizes)
+        cases.append(ReferenceCase(case_name(sizes, number), sizes, _arrays(inputs), outputs))
+    _check_repeatable(source, cases[0])
+    return cases
+
+
+def size_grid(dimensions: Mapping[str, Dimension]) -> list[dict[str, int]]:
+    """The sizes to try: every batch with every length; further dimensions take the lengths in turn.
+
+    A model without dynamic dimensions is tried with several draws of its only size.
+    """
+    if not dimensions:
+        return [{} for _ in range(_FIXED_CASES)]
+    batches = [d for d in dimensions.values() if d.batch]
+    lengths = [d for d in dimensions.values() if not d.batch]
+    rows = itertools.product(BATCHES if batches else (1,), LENGTHS if lengths else (1,))
+    grid = [
+        {
+            **{d.name: _bounded(batch, d) for d in batches},
+            **{d.name: _bounded(_turned(length, i), d) for i, d in enumerate(lengths)},
+        }
+        for batch, length in rows
+    ]
+    return [sizes for i, sizes in enumerate(grid) if sizes not in grid[:i]]
+
+
+def case_name(sizes: Mapping[str, int], number: int) -> str:
+    """`batch3-sequence128`, or `case0` where nothing is dynamic."""
+    return "-".join(f"{name}{size}" for name, size in sizes.items()) or f"case{number}"
+
+
+def _bounded(size: int, dimension: Dimension) -> int:
+    return min(size, dimension.limit or size)
+
+
+def _turned(length: int, turn: int) -> int:
+    """The length a further dimension takes, so that two dimensions are not always equal."""
+    return LENGTHS[(LENGTHS.index(length) + turn) % len(LENGTHS)]
+
+
+def _run(source: Source, inputs: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Arrays:
+    where = ", ".join(f"{name}={size}" for name, size in sizes.items()) or "the example's size"
+    try:
+        with torch.inference_mode():
+            result = named_outputs(source.module(**inputs))
+    except CaptureError:
+        raise
+    except Exception as error:
+        raise SourceError(
+            f"{source.name}: the model itself fails in PyTorch at {where}: {type(error).__name__}: {error}; "
+            "if that size is not meant to work, declare the axis as torch.export.Dim(name, max=...), or leave it static"
+        ) from error
+    return _arrays(result)
+
+
+def _arrays(tensors: Mapping[str, torch.Tensor]) -> Arrays:
+    return {name: tensor.detach().cpu().contiguous().numpy().copy() for name, tensor in tensors.items()}
+
+
+def _check_repeatable(source: Source, case: ReferenceCase) -> None:
+    again = _run(source, {name: torch.from_numpy(array) for name, array in case.inputs.items()}, case.sizes)
+    for name, array in case.outputs.items():
+        if not np.array_equal(array, again[name], equal_nan=True):
+            raise SourceError(
+                f"{source.name}: output {name!r} differs when the model is run twice on the same inputs; "
+                "parity with a random model cannot be proven: take the randomness out, or make it an input"
+            )

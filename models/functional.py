@@ -1,0 +1,119 @@
+"""The one way into attention: plain differentiable maths in eager mode, one custom operator while exporting.
+
+So training, autocast, torch.compile and autograd see ordinary torch, and an exported program holds exactly one
+`edgeattn.attention` node per attention core, whatever the spec.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that torch's own documentation uses
+from torch import Tensor
+
+from edgeattn.models.attention.checks import check_inputs
+from edgeattn.models.attention.naive import softmax_attention, visible
+from edgeattn.spec import AttentionSpec, Causal, Full, from_json, to_json
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, mask: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """One attention core as `spec` describes it.
+
+    Args:
+        q: (B, H, S, D).
+        k: (B, K, T, D).
+        v: (B, K, T, E).
+        spec: what to compute; see `edgeattn.spec.SoftmaxAttention`.
+        mask: bool, True takes part; (B, T) for `spec.mask == "key_padding"`, broadcastable to (B, H, S, T) for "dense".
+        bias: float, broadcastable to (B, H, S, T), when `spec.bias`.
+
+    Returns:
+        (B, H, S, E). A query that sees no key gives zeros.
+
+    Raises:
+        UsageError: the tensors do not fit the spec.
+    """
+    check_inputs(q, k, v, spec, mask, bias)
+    if spec.mask == "dense":
+        mask = _four_axes(mask)
+    bias = _four_axes(bias)
+    if torch.compiler.is_exporting():
+        exported: Tensor = operator(q, k, v, mask, bias, _constant_json(spec))
+        return exported
+    if spec.softcap is not None:
+        return softmax_attention(q, k, v, spec, mask, bias)
+    return _sdpa(q, k, v, spec, mask, bias)
+
+
+@torch.library.custom_op("edgeattn::attention", mutates_args=())
+def operator(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, spec: str) -> Tensor:
+    """`torch.ops.edgeattn.attention`: what `attention` leaves in an exported program; `spec` is canonical JSON.
+
+    A dense mask and a bias always have four axes here.
+    """
+    return softmax_attention(q, k, v, from_json(spec), mask, bias)
+
+
+@operator.register_fake
+def _fake(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, spec: str) -> Tensor:
+    return q.new_empty((*q.shape[:3], v.shape[3]))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.spec = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Recomputes the formula: an exported program can still be fine-tuned, at the price of time, not of memory."""
+    wanted = [bool(needs) for needs in ctx.needs_input_grad[:5]]
+    with torch.enable_grad():
+        inputs = [
+            None if x is None else x.detach().requires_grad_(needs) for x, needs in zip(ctx.saved_tensors, wanted, strict=True)
+        ]
+        q, k, v, mask, bias = inputs
+        output = softmax_attention(q, k, v, from_json(ctx.spec), mask, bias)  # type: ignore[arg-type]
+        leaves = [x for x, needs in zip(inputs, wanted, strict=True) if x is not None and needs]
+        grads = iter(torch.autograd.grad(output, leaves, grad))
+    return (*(next(grads) if needs else None for needs in wanted), None)
+
+
+operator.register_autograd(_backward, setup_context=_save)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, mask: Tensor | None, bias: Tensor | None) -> Tensor:
+    causal = spec.pattern == Causal("upper_left") and mask is None and bias is None
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=None if causal else _merged_mask(q, k, spec, mask, bias),
+        is_causal=causal,
+        scale=spec.scale,
+        enable_gqa=spec.group > 1,
+    )
+
+
+def _merged_mask(q: Tensor, k: Tensor, spec: AttentionSpec, mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
+    """Pattern, mask and bias as the one `attn_mask` that scaled_dot_product_attention takes; None hides nothing."""
+    shown = None if isinstance(spec.pattern, Full) else visible(spec.pattern, q.shape[2], k.shape[2], q.device)
+    if mask is not None:
+        mask = mask[:, None, None, :] if spec.mask == "key_padding" else mask
+        shown = mask if shown is None else shown & mask
+    if bias is None or shown is None:
+        return shown if bias is None else bias
+    return torch.where(shown, bias, -torch.inf)
+
+
+# `torch.export(strict=True)` traces Python line by line, and cannot trace the json module.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant_json(spec: AttentionSpec) -> str:
+    return to_json(spec)
+
+
+def _four_axes(x: Tensor | None) -> Tensor | None:
+    """Leading axes of size 1 added, so that what is exported has one rank."""
+    return None if x is None else x[(None,) * (4 - x.dim())]

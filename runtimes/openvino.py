@@ -1,0 +1,218 @@
+"""OpenVINO on CPU, GPU or NPU, told to compute in fp32 unless the model says otherwise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from edgeattn.errors import EdgeAttnError, RuntimeRunError
+from edgeattn.manifest import TensorInfo
+from edgeattn.runtimes.base import (
+    Array,
+    Availability,
+    Effective,
+    LoadOptions,
+    Runtime,
+    Session,
+    resolve_threads,
+    tensor_info,
+    wrap_failure,
+)
+from edgeattn.runtimes.onnx_io import read_io
+from edgeattn.runtimes.vendor import availability, import_openvino
+
+_DEVICES: Mapping[str, str] = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU", "auto": "AUTO"}
+
+_SETTINGS: Mapping[str, object] = {
+    "PERFORMANCE_HINT": "LATENCY",
+    # Each of these is bf16, int8 or uint8 by default where the hardware is quicker so, in spite of an fp32 model.
+    "INFERENCE_PRECISION_HINT": "f32",
+    "EXECUTION_MODE_HINT": "ACCURACY",
+    "KV_CACHE_PRECISION": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+}
+
+_ELEMENTS = {
+    "f16": "float16", "f32": "float32", "f64": "float64", "boolean": "bool",
+    "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64",
+    "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",
+}  # fmt: skip
+_PRECISIONS = {"f64": "fp64", "f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "uint8", "i8": "int8"}
+
+
+class OpenVINO(Runtime):
+    """OpenVINO; `auto` lets it choose among the devices present, and `effective` says which it chose."""
+
+    name: ClassVar[str] = "openvino"
+
+    def check(self) -> Availability:
+        """Whether the package imports, with its version. Never raises."""
+        found = availability("openvino", import_openvino, 'pip install "edgeattn[openvino]"')
+        # the version carries a build number and a branch after the first dash
+        return Availability(found.ok, found.reason, found.how_to_install, found.version.partition("-")[0])
+
+    @property
+    def known_devices(self) -> tuple[str, ...]:
+        """Every device name, present or not."""
+        return tuple(_DEVICES)
+
+    def devices(self) -> tuple[str, ...]:
+        """The devices with a plug-in and hardware here; `auto` wherever there is one."""
+        present = {name.partition(".")[0] for name in self._core.available_devices}
+        return tuple(name for name, device in _DEVICES.items() if device in present or (name == "auto" and present))
+
+    @cached_property
+    def _core(self) -> Any:
+        return import_openvino().Core()
+
+    def _load(self, path: Path, options: LoadOptions) -> Session:
+        model = self._read(path)
+        device = _DEVICES[options.device]
+        try:
+            compiled = self._core.compile_model(model, device, self._settings(device, resolve_threads(options)))
+            inputs = _match(path, compiled.inputs, 0)
+            outputs = _match(path, compiled.outputs, 1)
+        except EdgeAttnError:
+            raise
+        except Exception as error:  # its exceptions share no base below Exception
+            raise wrap_failure(self.name, f"compile {path.name} for {options.device}", _cause(error)) from error
+        return _OpenVINOSession(inputs, outputs, self._effective(options, compiled), compiled)
+
+    def _read(self, path: Path) -> Any:
+        try:
+            # Asked first, since read_model offers a damaged file to every other front end, each with its own complaint.
+            if path.suffix == ".onnx" and not _onnx_frontend().supported(str(path)):
+                raise RuntimeRunError(f"openvino failed to load {path.name}: the file is not an ONNX model, or truncated")
+            return self._core.read_model(path)
+        except EdgeAttnError:
+            raise
+        except Exception as error:  # its exceptions share no base below Exception
+            if re.search(r"operations:.*\bedgeattn\.", str(error)):
+                raise RuntimeRunError(
+                    f"openvino failed to load {path.name}: it holds attention in canonical form (functions of domain "
+                    "'edgeattn'), which OpenVINO does not inline; load the flavour that was exported for openvino"
+                ) from error
+            raise wrap_failure(self.name, f"load {path.name}", _cause(error)) from error
+
+    def _settings(self, device: str, threads: int) -> dict[str, object]:
+        """`_SETTINGS` and the thread count, as far as `device` knows them."""
+        wanted = {**_SETTINGS, "INFERENCE_NUM_THREADS": threads}
+        if device != "AUTO":
+            return self._known(device, wanted)
+        each = {name: self._known(name, wanted) for name in self._core.available_devices}
+        # Without the start-up fallback off, AUTO runs on the CPU until the other device has compiled.
+        return {**self._known(device, wanted), "ENABLE_STARTUP_FALLBACK": False, "DEVICE_PROPERTIES": each}
+
+    def _known(self, device: str, wanted: Mapping[str, object]) -> dict[str, object]:
+        access = self._core.get_property(device, "SUPPORTED_PROPERTIES")
+        return {name: value for name, value in wanted.items() if access.get(name) == "RW"}
+
+    def _effective(self, options: LoadOptions, compiled: Any) -> Effective:
+        reported = _reported(compiled)
+        return Effective(
+            runtime=self.name,
+            version=self.check().version,
+            device=options.device,
+            threads=int(reported.get("INFERENCE_NUM_THREADS", resolve_threads(options))),
+            precision=_precision(reported.get("INFERENCE_PRECISION_HINT")),
+            kv_precision=_precision(reported.get("KV_CACHE_PRECISION")),
+            details={
+                "devices": ", ".join(compiled.get_property("EXECUTION_DEVICES")),
+                "execution mode": getattr(reported.get("EXECUTION_MODE_HINT"), "name", "not reported").lower(),
+                "dynamic quantization group": str(reported.get("DYNAMIC_QUANTIZATION_GROUP_SIZE", "not reported")),
+            },
+        )
+
+
+class _OpenVINOSession(Session):
+    """Fed and read by position: names are ours, see `_match`."""
+
+    def __init__(
+        self, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], effective: Effective, compiled: Any
+    ) -> None:
+        super().__init__(inputs, outputs, effective)
+        self._request = compiled.create_infer_request()
+
+    def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        numbered = {index: feeds[info.name] for index, info in enumerate(self.inputs)}
+        try:
+            # share_outputs=False copies: the next run writes into the request's own memory
+            results = self._request.infer(numbered, share_inputs=True, share_outputs=False)
+        except Exception as error:  # its exceptions share no base below Exception
+            raise wrap_failure(self.effective.runtime, "run the model", _cause(error)) from error
+        return {info.name: results[index] for index, info in enumerate(self.outputs)}
+
+    def _close(self) -> None:
+        self._request = None
+
+
+def _onnx_frontend() -> Any:
+    import_openvino()
+    from openvino.frontend import FrontEndManager
+
+    return FrontEndManager().load_by_framework("onnx")
+
+
+def _match(path: Path, ports: Sequence[Any], which: int) -> list[TensorInfo]:
+    """The infos of `ports`, in their order, under the names and dynamic dimensions of the file (`which`: 0 in, 1 out).
+
+    OpenVINO keeps the order, forgets the names of dimensions, and gives a port that two values share one name of them.
+    """
+    own = [tensor_info(_name(port), _dtype(port), _dims(port)) for port in ports]
+    if path.suffix != ".onnx":
+        return own
+    filed = read_io(path)[which]
+    if len(filed) != len(ports):
+        kind = ("inputs", "outputs")[which]
+        raise RuntimeRunError(f"openvino: {path.name} has {len(filed)} {kind}, the compiled model {len(ports)}")
+    pairs = zip(_in_port_order(filed, ports), own, strict=True)
+    return [info if info.dims else TensorInfo(info.name, info.dtype, port.dims) for info, port in pairs]
+
+
+def _in_port_order(filed: Sequence[TensorInfo], ports: Sequence[Any]) -> list[TensorInfo]:
+    if all(info.name in port.get_names() for info, port in zip(filed, ports, strict=True)):
+        return list(filed)
+    left = {info.name: info for info in filed}
+    known = [next((left.pop(name) for name in sorted(port.get_names()) if name in left), None) for port in ports]
+    renamed = iter(left.values())
+    return [info or next(renamed) for info in known]
+
+
+def _name(port: Any) -> str:
+    return str(min(port.get_names(), default=port.get_node().get_friendly_name()))
+
+
+def _dims(port: Any) -> list[int | None]:
+    shape = port.get_partial_shape()
+    return [] if shape.rank.is_dynamic else [dim.get_length() if dim.is_static else None for dim in shape]
+
+
+def _dtype(port: Any) -> str:
+    kind = port.get_element_type()
+    if kind.get_type_name() not in _ELEMENTS:
+        raise RuntimeRunError(f"openvino: {_name(port)!r} is of type {kind.get_type_name()}, which numpy cannot hold")
+    return _ELEMENTS[kind.get_type_name()]
+
+
+def _reported(compiled: Any) -> dict[str, Any]:
+    """What the compiled model says of itself; for `auto`, what the chosen device says."""
+    known = compiled.get_property("SUPPORTED_PROPERTIES")
+    if "DEVICE_PROPERTIES" in known:
+        chosen = compiled.get_property("EXECUTION_DEVICES")[0]
+        return dict(compiled.get_property("DEVICE_PROPERTIES").get(chosen, {}))
+    return {name: compiled.get_property(name) for name in (*_SETTINGS, "INFERENCE_NUM_THREADS") if name in known}
+
+
+def _precision(kind: Any) -> str:
+    name = kind.get_type_name() if kind is not None else "not reported"
+    return _PRECISIONS.get(name, name)
+
+
+def _cause(error: Exception) -> Exception:
+    """The error without the lines that name OpenVINO's own source files."""
+    noise = ("Exception from", "Check '", "FrontEnd API failed", "Summary:")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(noise)]
+    return RuntimeError(" ".join(lines[:3])) if lines else error
