@@ -124,17 +124,16 @@ def check(
         UsageError: an unknown runtime or device name, or a bundle without a golden case.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    asked = bool(runtimes)
-    targets = [registry.parse_target(target) for target in runtimes or default_targets(opened.manifest)]
+    for target in runtimes or ():
+        registry.parse_target(target)  # a misspelt name is an error before any work
     if not opened.manifest.golden:
         raise UsageError(f"{opened.path} holds no golden case, so nothing can be compared; export the model again")
     cases = [read_case(opened, case) for case in opened.manifest.golden]
-    options = LoadOptions(threads=threads)
     checked = []
-    for runtime, device in targets:
+    for target in runtimes or default_targets(opened.manifest):
         if progress:
-            progress(f"checking {opened.path.name} on {runtime.name}:{device}, {len(cases)} cases")
-        checked.append(_check_target(opened, runtime, device, cases, options, asked))
+            progress(f"checking {opened.path.name} on {target}, {len(cases)} cases")
+        checked.append(_check_target(opened, target, cases, threads, asked=bool(runtimes)))
     return CheckReport(str(opened.path), tuple(checked))
 
 
@@ -144,15 +143,13 @@ def default_targets(manifest: Manifest) -> list[str]:
     return list(dict.fromkeys(own)) or ["onnxruntime:cpu"]
 
 
-def _check_target(
-    bundle: Bundle, runtime: Runtime, device: str, cases: Sequence[Golden], options: LoadOptions, asked: bool
-) -> TargetCheck:
-    target = f"{runtime.name}:{device}"
+def _check_target(bundle: Bundle, target: str, cases: Sequence[Golden], threads: int | None, asked: bool) -> TargetCheck:
     flavour = None
     try:
+        runtime, device = _runtime(target)
+        target = f"{runtime.name}:{device}"
         flavour = pick_flavour(bundle, runtime, device)
-        options = LoadOptions(device=device, threads=options.threads, spin=options.spin)
-        with open_session(bundle, flavour, runtime, options) as session:
+        with open_session(bundle, flavour, runtime, LoadOptions(device=device, threads=threads)) as session:
             return _run_cases(target, flavour, session, cases, bundle.manifest)
     except RuntimeMissingError as error:
         status: Status = "missing" if asked else "skipped"
@@ -160,6 +157,14 @@ def _check_target(
     except EdgeAttnError as error:
         status, reason = "error", str(error)
     return TargetCheck(target, status, flavour.target if flavour else "", flavour.precision if flavour else "", reason=reason)
+
+
+def _runtime(target: str) -> tuple[Runtime, str]:
+    """As `parse_target`; a runtime that the bundle was made for and that nobody here knows is one that is missing."""
+    try:
+        return registry.parse_target(target)
+    except UsageError as error:
+        raise RuntimeMissingError(f"{error}; if {target} is a plug-in's, install that plug-in") from error
 
 
 def _run_cases(target: str, flavour: Flavour, session: Session, cases: Sequence[Golden], manifest: Manifest) -> TargetCheck:

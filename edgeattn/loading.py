@@ -13,7 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgeattn.bundle import Bundle, open_bundle
+from edgeattn.bundle import Bundle, opening
 from edgeattn.errors import BundleError, FeedError, GateError, UsageError, unknown
 from edgeattn.manifest import Flavour, Manifest
 from edgeattn.proof import require_proof
@@ -50,13 +50,27 @@ def load(
         GateError: the flavour did not pass parity at export, or a lowering it uses is wrong on this machine.
         RuntimeRunError: the runtime refuses the model.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     engine, _ = registry.parse_target(f"{runtime}:{device}")
-    chosen = pick_flavour(opened, engine, device, flavour)
-    _require_parity(opened, chosen)
     engine.require(device)
-    require_proof(opened, chosen, engine, device)
-    return open_session(opened, chosen, engine, LoadOptions(device=device, threads=threads))
+    options = LoadOptions(device=device, threads=threads)
+    if isinstance(bundle, Bundle):
+        return _load(bundle, engine, options, flavour)
+    session = None
+    try:
+        with opening(bundle) as opened:
+            session = _load(opened, engine, options, flavour)
+    except BundleError:
+        if session is not None:
+            session.close()
+        raise
+    return session
+
+
+def _load(bundle: Bundle, runtime: Runtime, options: LoadOptions, wanted: str | None) -> Session:
+    chosen = pick_flavour(bundle, runtime, options.device, wanted)
+    _require_parity(bundle, chosen)
+    require_proof(bundle, chosen, runtime, options.device)
+    return open_session(bundle, chosen, runtime, options)
 
 
 def pick_flavour(bundle: Bundle, runtime: Runtime, device: str, wanted: str | None = None) -> Flavour:

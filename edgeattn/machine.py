@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 PACKAGES = (
@@ -36,6 +35,8 @@ def facts() -> dict[str, str]:
 
 def package_versions() -> dict[str, str]:
     """Version of each package of PACKAGES that is installed."""
+    from importlib import metadata  # slow to import, and of no use to a device that only loads a model
+
     found = {}
     for name in PACKAGES:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -150,7 +151,7 @@ def loads(text: str) -> Manifest:
     """
     try:
         data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"manifest.json is not JSON: {error}") from error
     version = data.get("format") if isinstance(data, dict) else None
     if version != FORMAT:
@@ -192,7 +193,7 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
         return {key: _decode(args[1], item, f"{where}.{key}") for key, item in data.items()}
     if origin is types.UnionType:
         return _decode_union(args, data, where)
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+    if kind is float and isinstance(data, int) and not isinstance(data, bool) and abs(data) <= sys.float_info.max:
         return float(data)
     if isinstance(kind, type) and isinstance(data, kind) and (kind is bool or not isinstance(data, bool)):
         return data

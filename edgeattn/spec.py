@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
@@ -105,11 +106,13 @@ class SoftmaxAttention:
                 f"q_heads ({self.q_heads}) must be a multiple of kv_heads ({self.kv_heads}), "
                 "since each key/value head serves an equal group of query heads"
             )
-        if self.scale == 0:
-            object.__setattr__(self, "scale", 1.0 / math.sqrt(self.head_dim))
-        _positive_float("scale", self.scale)
+        # Stored as floats: 2 and 2.0 are equal, and so must be their JSON and with it the operator's name.
+        usual = 1.0 / math.sqrt(self.head_dim)
+        scale = usual if self.scale == 0 else _positive_float("scale", self.scale)
+        # head_dim**-0.5 may differ from it in the last bit, yet is the same attention
+        object.__setattr__(self, "scale", usual if math.isclose(scale, usual, rel_tol=1e-9) else scale)
         if self.softcap is not None:
-            _positive_float("softcap", self.softcap)
+            object.__setattr__(self, "softcap", _positive_float("softcap", self.softcap))
         if type(self.pattern) not in _PATTERN_NAMES:
             raise SpecError(f"pattern must be one of {', '.join(c.__name__ for c in _PATTERN_NAMES)}, got {self.pattern!r}")
         _one_of("mask", self.mask, get_args(MaskKind))
@@ -128,7 +131,9 @@ class SoftmaxAttention:
 
     def summary(self) -> str:
         """One line for tables: `12 heads x 32, key_padding mask`."""
-        heads = f"{self.q_heads} heads" if self.group == 1 else f"{self.q_heads}q/{self.kv_heads}kv heads"
+        heads = (
+            f"{self.q_heads} head{'s' * (self.q_heads > 1)}" if self.group == 1 else f"{self.q_heads}q/{self.kv_heads}kv heads"
+        )
         size = f"{self.head_dim}" if self.value_head_dim == self.head_dim else f"{self.head_dim}/{self.value_head_dim}"
         parts = [f"{heads} x {size}"]
         if not isinstance(self.pattern, Full):
@@ -172,7 +177,7 @@ def from_dict(data: Any) -> AttentionSpec:
         SpecError: an unknown type or field, a missing field, or a value no attention can have.
     """
     if not isinstance(data, dict) or data.get("type") != "softmax":
-        raise SpecError(f"expected an attention spec of type 'softmax', got {data!r}")
+        raise SpecError(f"expected an attention spec of type 'softmax', got {data!r:.80}")
     fields = {key: value for key, value in data.items() if key != "type"}
     if "pattern" in fields:
         fields["pattern"] = _pattern_from_dict(fields["pattern"])
@@ -187,9 +192,10 @@ def to_json(spec: AttentionSpec) -> str:
 def from_json(text: str) -> AttentionSpec:
     """The spec that `to_json` wrote. Raises SpecError."""
     try:
-        return from_dict(json.loads(text))
-    except json.JSONDecodeError as error:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"an attention spec must be JSON: {error}") from error
+    return from_dict(data)
 
 
 def function_name(spec: AttentionSpec) -> str:
@@ -198,9 +204,10 @@ def function_name(spec: AttentionSpec) -> str:
 
 
 def _pattern_from_dict(data: Any) -> Pattern:
-    if not isinstance(data, dict) or data.get("type") not in _PATTERNS:
-        raise SpecError(f"expected a pattern of type {', '.join(_PATTERNS)}, got {data!r}")
-    return _construct(_PATTERNS[data["type"]], {key: value for key, value in data.items() if key != "type"})
+    kind = data.get("type") if isinstance(data, dict) else None
+    if not isinstance(kind, str) or kind not in _PATTERNS:
+        raise SpecError(f"expected a pattern of type {', '.join(_PATTERNS)}, got {data!r:.80}")
+    return _construct(_PATTERNS[kind], {key: value for key, value in data.items() if key != "type"})
 
 
 def _construct(cls: type[_T], fields: dict[str, Any]) -> _T:
@@ -219,9 +226,10 @@ def _positive_int(name: str, value: object) -> None:
         raise SpecError(f"{name} must be a whole number >= 1, got {value!r}")
 
 
-def _positive_float(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
-        raise SpecError(f"{name} must be a finite number > 0, got {value!r}")
+def _positive_float(name: str, value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max:
+        return float(value)
+    raise SpecError(f"{name} must be a finite number > 0, got {value!r}")
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

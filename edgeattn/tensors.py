@@ -26,10 +26,13 @@ _DTYPES = {
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 _MAX_HEADER = 1 << 20
 _MAX_RANK = 16
+_METADATA = "__metadata__"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
-    """Write `tensors` in name order. Raises BundleError for a dtype the format has no name for."""
+    """Write `tensors` in name order. Raises BundleError for a name or dtype that the format cannot hold."""
+    if _METADATA in tensors:
+        raise BundleError(f"cannot store a tensor named {_METADATA!r}: the format keeps that name for itself")
     header: dict[str, Any] = {}
     chunks: list[bytes] = []
     offset = 0
@@ -68,21 +71,27 @@ def read_tensors(path: Path) -> dict[str, Array]:
         raise BundleError(f"{path.name}: header of {size} bytes does not fit a file of {len(raw)} (limit {_MAX_HEADER})")
     try:
         header = json.loads(raw[8 : 8 + size])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path.name}: header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise BundleError(f"{path.name}: header must map names to tensors, got {type(header).__name__}")
     body = memoryview(raw)[8 + size :]
-    return {name: _view(path.name, name, entry, body) for name, entry in header.items() if name != "__metadata__"}
+    return {name: _view(path.name, name, entry, body) for name, entry in header.items() if name != _METADATA}
 
 
 def _view(file: str, name: str, entry: Any, body: memoryview) -> Array:
     try:
         dtype, shape, (start, end) = np.dtype(_DTYPES[entry["dtype"]]), entry["shape"], entry["data_offsets"]
         numbers = [*shape, start, end]
-        sound = len(shape) <= _MAX_RANK and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers)
+        sound = isinstance(shape, list) and len(shape) <= _MAX_RANK and all(_is_size(n) for n in numbers)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{file}: entry {name!r} is malformed: {error!r}") from error
     if not sound or not start <= end <= len(body) or end - start != math.prod(shape) * dtype.itemsize:
         raise BundleError(f"{file}: entry {name!r}: shape {shape} of {dtype} does not fit bytes {start}..{end} of {len(body)}")
+    if dtype == np.bool_ and np.frombuffer(body[start:end], dtype=np.uint8).max(initial=0) > 1:
+        raise BundleError(f"{file}: entry {name!r}: a bool must be stored as 0 or 1")
     return np.frombuffer(body[start:end], dtype=dtype).reshape(shape)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 48

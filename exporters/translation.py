@@ -18,6 +18,7 @@ from onnxscript.values import Op, Opset
 from edgeattn.errors import CaptureError
 from edgeattn.exporters.canonical import CAPTURED_OP, SPEC_ATTRIBUTE
 from edgeattn.exporters.sites import DOMAIN
+from edgeattn.models import functional
 from edgeattn.spec import Causal, Full, SoftmaxAttention, to_json
 
 _FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(double)"]
@@ -26,7 +27,7 @@ _FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(doubl
 def table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """For torch.onnx.export's `custom_translation_table`."""
     return {
-        torch.ops.edgeattn.attention.default: _attention,
+        functional.operator._opoverload: _attention,
         torch.ops.aten.scaled_dot_product_attention.default: _scaled_dot_product_attention,
     }
 

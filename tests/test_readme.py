@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import os
 import re
 import shlex
 import subprocess
@@ -13,7 +15,7 @@ from pathlib import Path
 import click
 import pytest
 
-from edgeattn.cli import main
+from edgeattn.cli import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -23,7 +25,7 @@ CHEAP = {"doctor", "list"}
 
 def _blocks(page: Path) -> Iterator[tuple[str, str]]:
     """Language and text of every fenced block."""
-    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S):
+    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
         yield match[1], match[2]
 
 
@@ -38,9 +40,16 @@ def _lines(page: Path) -> Iterator[str]:
 
 
 def _commands(lines: Iterator[str]) -> list[list[str]]:
-    """Each `edgeattn ...` of `lines` as its arguments."""
-    parts = (shlex.split(part, comments=True) for line in lines for part in re.split(r"&&|\|\||[|;]", line))
-    return [words[1:] for words in parts if words[:1] == ["edgeattn"]]
+    """Each `edgeattn ...` of `lines` as its arguments; what a shell would take (`&&`, `|`, `> file`) ends a command."""
+    found = []
+    for line in lines:
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;>")
+        lexer.whitespace_split = True
+        for operator, words in itertools.groupby(lexer, key=lambda word: set(word) <= set("&|;>")):
+            arguments = list(words)
+            if not operator and arguments[0] == "edgeattn":
+                found.append(arguments[1:])
+    return found
 
 
 COMMANDS = [(page.relative_to(ROOT).as_posix(), words) for page in PAGES for words in _commands(_lines(page))]
@@ -57,8 +66,8 @@ def _walk(command: click.Command, context: click.Context) -> Iterator[tuple[clic
 
 def _parse(words: list[str]) -> None:
     """Parse `words` as the command line would, up to the values' own conversion (files need not exist)."""
-    command: click.Command = main
-    context = click.Context(main, info_name="edgeattn")
+    command: click.Command = cli
+    context = click.Context(cli, info_name="edgeattn")
     values, rest, _ = command.make_parser(context).parse_args(list(words))
     while isinstance(command, click.Group) and rest:
         name, child, rest = command.resolve_command(context, list(rest))
@@ -86,23 +95,25 @@ def test_readme_names_commands() -> None:
     assert [words[0] for page, words in COMMANDS if page == "README.md"][:1] == ["export"]
 
 
-@pytest.mark.parametrize("path", [c.command_path for _, c in _walk(main, click.Context(main, info_name="edgeattn"))])
+@pytest.mark.parametrize("path", [c.command_path for _, c in _walk(cli, click.Context(cli, info_name="edgeattn"))])
 def test_every_help_shows_an_example_that_parses(path: str) -> None:
     """The example of a command's own --help is held to the same standard as a page's."""
     result = subprocess.run(
-        [sys.executable, "-c", "from edgeattn.cli import main; main()", *path.split()[1:], "--help"],
+        [sys.executable, "-m", "edgeattn", *path.split()[1:], "--help"],
         check=True,
         capture_output=True,
         text=True,
-        env={"COLUMNS": "200", "TERM": "dumb"},
+        env={**os.environ, "COLUMNS": "200"},
     )
-    examples = _commands(line.strip().removeprefix("$ ") for line in result.stdout.splitlines())
+    examples = _commands(line.strip() for line in result.stdout.splitlines() if line.startswith("    edgeattn "))
     assert examples, f"{path} --help shows no example"
     for words in examples:
         _parse(words)
 
 
-@pytest.mark.parametrize("words", [list(w) for w in sorted({tuple(words) for _, words in COMMANDS if words[0] in CHEAP})], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [list(w) for w in sorted({tuple(words) for _, words in COMMANDS if words[0] in CHEAP})], ids=" ".join
+)
 def test_cheap_command_runs(words: list[str], tmp_path: Path) -> None:
     result = _run(words, tmp_path)
     assert result.returncode == 0, result.stderr
@@ -124,12 +135,12 @@ def test_readme_runs_from_top_to_bottom(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_to_files(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
     for target in targets:
         assert not target or re.match(r"[a-z]+:", target) or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def _run(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from edgeattn.cli import main; main()", *words]
+    command = [sys.executable, "-m", "edgeattn", *words]
     return subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd)

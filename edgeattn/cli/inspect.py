@@ -68,20 +68,18 @@ def _note(info: TensorInfo) -> str:
 
 
 def _sites(bundle: Bundle) -> str:
-    """One line per site and lowering: flavours that chose the same form for the same reason share it."""
-    rows = []
+    """One line per site with its lowering in every flavour that lowers it; the reasons follow, each said once."""
+    flavours = [flavour for flavour in bundle.manifest.flavours if flavour.lowerings]
+    rows: list[list[str]] = []
+    reasons: dict[str, None] = {}
     for site in bundle.manifest.sites:
-        chosen: dict[tuple[str, str], list[str]] = {}
-        for flavour in bundle.manifest.flavours:
-            form = flavour.lowerings.get(site.name, "as it is"), flavour.reasons.get(site.name, "")
-            chosen.setdefault(form, []).append(flavour.target)
-        head = [site.name, site.module, site.spec.summary()]
-        for (lowering, reason), targets in chosen.items():
-            rows.append([*head, lowering, ", ".join(targets), reason])
-            head = ["", "", ""]
-        if not chosen:
-            rows.append([*head, "-", "-", "-"])
-    return table(["site", "module", "attention", "lowering", "flavour", "why"], rows)
+        chosen = [flavour.lowerings.get(site.name, "as it is") for flavour in flavours]
+        rows.append([site.name, site.module, site.spec.summary(), *chosen])
+        for flavour, lowering in zip(flavours, chosen, strict=True):
+            if reason := flavour.reasons.get(site.name):
+                reasons[f"{lowering} on {flavour.target}: {reason}"] = None
+    headers = ["site", "module", "attention", *(flavour.target for flavour in flavours)]
+    return "\n".join([table(headers, rows), *(["", *reasons] if reasons else [])])
 
 
 def _flavours(bundle: Bundle) -> str:

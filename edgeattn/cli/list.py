@@ -60,13 +60,12 @@ def _models() -> list[dict[str, Any]]:
 
 def _lowerings() -> list[dict[str, Any]]:
     try:
-        from edgeattn.exporters.lowerings import registry
+        from edgeattn.exporters.lowerings.describe import describe
     except ImportError as error:
         raise _needs_export(error) from error
     with progress() as say:
         say("probing each lowering on the runtimes that are here")
-        described: list[dict[str, Any]] = registry.describe(probe_runtimes=True)
-    return described
+        return describe()
 
 
 def _needs_export(error: ImportError) -> RuntimeMissingError:
@@ -86,19 +85,33 @@ def _model_table(data: list[dict[str, Any]]) -> str:
 
 
 def _lowering_table(data: list[dict[str, Any]]) -> str:
-    """One column per runtime; long refusals follow below, so that the table stays readable."""
-    targets = list(dict.fromkeys(target for item in data for target in item["runtimes"]))
-    rows, notes = [], []
-    for item in data:
-        cells = []
-        for target in targets:
-            verdict, _, reason = str(item["runtimes"].get(target, "-")).partition(":")
-            cells.append(verdict)
-            if reason:
-                notes.append(f"{item['name']} on {target}: {reason.strip()}")
-        rows.append([item["name"], item["accepts"], str(item["opset"]), " ".join(item["domains"]) or "standard", *cells])
+    """One column per runtime; what a runtime fails at follows below, so that the table stays readable."""
+    targets = list(data[0]["runtimes"])
+    rows = [
+        [item["name"], item["takes"], str(item["opset"]), " ".join(item["domains"]) or "standard"]
+        + [_cell(item["runtimes"][target]) for target in targets]
+        for item in data
+    ]
     lines = table(["lowering", "accepts", "opset", "domains", *targets], rows, right=["opset"])
-    return "\n".join([lines, *(["", *notes] if notes else [])])
+    notes = [
+        f"{item['name']} on {target}, {sample}: {verdict['reason']}"
+        for item in data
+        for target in targets
+        for sample, verdict in item["runtimes"][target].items()
+        if verdict["status"] == "fails"
+    ]
+    return "\n".join([lines, *(["", "what fails here, and so is never used here:", *notes] if notes else [])])
+
+
+def _cell(verdicts: dict[str, dict[str, str]]) -> str:
+    """`proven`, `proven but for softcap`, `fails`, `not run`; what the form itself refuses does not count."""
+    statuses = [verdict["status"] for verdict in verdicts.values()]
+    failing = [sample for sample, verdict in verdicts.items() if verdict["status"] == "fails"]
+    if "not run" in statuses:
+        return "not run"
+    if "pass" not in statuses:
+        return "fails"
+    return f"proven but for {', '.join(failing)}" if failing else "proven"
 
 
 _DATA = {"variants": _variants, "runtimes": runtime_facts, "lowerings": _lowerings, "models": _models}

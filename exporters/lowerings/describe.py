@@ -10,6 +10,7 @@ from edgeattn.exporters.lowerings.base import Core, Lowering
 from edgeattn.exporters.lowerings.registry import LOWERINGS
 from edgeattn.exporters.probing import Prover
 from edgeattn.runtimes import registry
+from edgeattn.runtimes.base import Runtime
 from edgeattn.spec import Causal, SlidingWindow, SoftmaxAttention
 
 SAMPLES = {
@@ -23,39 +24,46 @@ SAMPLES = {
 """Cores that stand for what people deploy; every export probes its own cores besides."""
 
 
-def describe(runtimes: bool = True) -> list[dict[str, Any]]:
-    """A row per lowering: name, summary, takes, opset, domains, and with `runtimes` the probe results of each sample core.
+def describe() -> list[dict[str, Any]]:
+    """A row per lowering: name, summary, takes, opset, domains, and per runtime a verdict for each sample core.
 
-    A result is `pass`, or the reason: what the form does not accept, or what the runtime computed wrongly.
+    A verdict is {"status", "reason"}; the status is `pass` (probed here), `refused` (the form cannot express the core),
+    `fails` (the runtime computes it wrongly, or not at all) or `not run` (the runtime is not here).
     """
     with tempfile.TemporaryDirectory() as folder:
         prover = Prover(Path(folder))
-        return [_row(lowering, prover if runtimes else None) for lowering in LOWERINGS.values()]
+        return [
+            {
+                "name": lowering.name,
+                "summary": lowering.summary,
+                "takes": lowering.takes,
+                "opset": lowering.opset,
+                "domains": list(lowering.domains),
+                "runtimes": {name: _verdicts(lowering, prover, registry.get(name)) for name in _deployable()},
+            }
+            for lowering in LOWERINGS.values()
+        ]
 
 
-def _row(lowering: Lowering, prover: Prover | None) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": lowering.name,
-        "summary": lowering.summary,
-        "takes": lowering.takes,
-        "opset": lowering.opset,
-        "domains": list(lowering.domains),
-    }
-    if prover is not None:
-        row["runtimes"] = {name: _proofs(lowering, prover, name) for name in registry.names()}
-    return row
+def _deployable() -> list[str]:
+    """Runtimes that run lowered models; the reference runs the canonical one."""
+    return [name for name in registry.names() if not registry.get(name).canonical]
 
 
-def _proofs(lowering: Lowering, prover: Prover, name: str) -> dict[str, str]:
-    runtime = registry.get(name)
+def _verdicts(lowering: Lowering, prover: Prover, runtime: Runtime) -> dict[str, dict[str, str]]:
     availability = runtime.check()
     if not availability.ok:
-        return dict.fromkeys(SAMPLES, f"not run: {availability.reason}")
-    proofs = {}
-    for sample, core in SAMPLES.items():
-        refusal = lowering.accepts(core)
-        if refusal is None:
-            result = prover.prove(lowering, core, runtime, runtime.devices()[0])
-            refusal = None if result.passed else result.reason
-        proofs[sample] = refusal or "pass"
-    return proofs
+        return {sample: _verdict("not run", availability.reason) for sample in SAMPLES}
+    return {sample: _try(lowering, core, prover, runtime) for sample, core in SAMPLES.items()}
+
+
+def _try(lowering: Lowering, core: Core, prover: Prover, runtime: Runtime) -> dict[str, str]:
+    refusal = lowering.accepts(core)
+    if refusal is not None:
+        return _verdict("refused", refusal)
+    result = prover.prove(lowering, core, runtime, runtime.devices()[0])
+    return _verdict("pass") if result.passed else _verdict("fails", result.reason)
+
+
+def _verdict(status: str, reason: str = "") -> dict[str, str]:
+    return {"status": status, "reason": reason}

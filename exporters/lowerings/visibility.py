@@ -62,18 +62,24 @@ def visibility(b: Builder, core: Core, x: Operands, pattern: Pattern | None = No
     assert shown is not None
     if x.mask is None and not _may_be_empty(pattern, core.square):
         return Visibility(b.op("Where", shown, b.number(0), b.number(-np.inf)), None)
-    nonempty = b.op("ReduceMax", b.op("Cast", shown, to=b.dtype), b.ints(-1), keepdims=1)
-    empty = b.op("Equal", nonempty, b.number(0))
+    nonempty, empty = _rows_seen(b, shown)
     return Visibility(b.op("Where", b.op("Or", shown, empty), b.number(0), b.number(-np.inf)), nonempty)
 
 
 def _with_bias(b: Builder, shown: ir.Value | None, bias: ir.Value) -> Visibility:
-    """A bias may hold -inf itself, so emptiness is read off the sum. `Less` because an equality with -inf is not
-    reliable on every runtime."""
+    """A bias may hold -inf itself, and then hides the key. Read off key by key: a maximum over a row of -inf is not
+    reliable on every runtime, and neither is an equality with -inf."""
+    seen = b.op("GreaterOrEqual", bias, b.number(float(np.finfo(b.dtype.numpy()).min)))
+    seen = seen if shown is None else b.op("And", shown, seen)
+    nonempty, empty = _rows_seen(b, seen)
     total = bias if shown is None else b.op("Where", shown, bias, b.number(-np.inf))
-    lowest = b.number(float(np.finfo(b.dtype.numpy()).min))
-    empty = b.op("Less", b.op("ReduceMax", total, b.ints(-1), keepdims=1), lowest)
-    return Visibility(b.op("Where", empty, b.number(0), total), b.op("Where", empty, b.number(0), b.number(1)))
+    return Visibility(b.op("Where", empty, b.number(0), total), nonempty)
+
+
+def _rows_seen(b: Builder, shown: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Per row: 1 or 0 as it sees a key or not, and whether it sees none."""
+    nonempty = b.op("ReduceMax", b.op("Cast", shown, to=b.dtype), b.ints(-1), keepdims=1)
+    return nonempty, b.op("Equal", nonempty, b.number(0))
 
 
 def _pattern(b: Builder, core: Core, x: Operands, pattern: Pattern) -> ir.Value | None:

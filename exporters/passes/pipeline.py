@@ -8,6 +8,7 @@ from onnx_ir.passes import common
 from edgeattn.exporters.passes.dimensions import ShareDimensions
 from edgeattn.exporters.passes.gelu import OrderGelu
 from edgeattn.exporters.passes.reshapes import CancelMovement
+from edgeattn.exporters.passes.weight_names import NameWeights
 
 
 def clean(model: ir.Model) -> None:
@@ -19,6 +20,7 @@ def clean(model: ir.Model) -> None:
         common.DeduplicateInitializersPass(),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
+        NameWeights(),
         common.NameFixPass(),
     )
 

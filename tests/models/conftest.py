@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
-from edgeattn.models import create
+from edgeattn.models import create, list_variants
 
 # Machines that run tests are busy: the time of one example says nothing, and a failure must come back.
 settings.register_profile("edgeattn", deadline=None, derandomize=True, max_examples=60)
@@ -32,17 +32,14 @@ Inputs = Callable[[int, int, int], tuple[Tensor, ...]]
 def _inputs(name: str) -> Inputs:
     def make(batch: int, queries: int, keys: int) -> tuple[Tensor, ...]:
         if name == "scaled_dot_product":
-            sizes = [(batch, 4, queries, 3), (batch, 2, keys, 3), (batch, 2, keys, 5)]
-        elif name == "cross":
-            sizes = [(batch, queries, 12), (batch, keys, 7)]
-        else:
-            sizes = [(batch, queries, 12)]
-        return tuple(torch.randn(size) for size in sizes)
+            return torch.randn(batch, 4, queries, 3), torch.randn(batch, 2, keys, 3), torch.randn(batch, 2, keys, 5)
+        x = torch.randn(batch, queries, 12)
+        return (x, torch.randn(batch, keys, 7)) if name == "cross" else (x,)
 
     return make
 
 
-@pytest.fixture(params=sorted(OPTIONS))
+@pytest.fixture(params=list_variants())
 def name(request: pytest.FixtureRequest) -> str:
     """The name of each variant in turn."""
     torch.manual_seed(0)

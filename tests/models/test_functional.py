@@ -16,7 +16,17 @@ from edgeattn import naive as numpy_naive
 from edgeattn.errors import UsageError
 from edgeattn.models.attention import naive as torch_naive
 from edgeattn.models.functional import attention
-from edgeattn.spec import AttentionSpec, Causal, Full, Pattern, SlidingWindow, SoftmaxAttention, to_json
+from edgeattn.spec import (
+    AttentionSpec,
+    Causal,
+    Full,
+    MaskKind,
+    Pattern,
+    SlidingWindow,
+    SoftmaxAttention,
+    describe_pattern,
+    to_json,
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,28 @@ def test_torch_formula_is_the_numpy_formula(case: Case) -> None:
 def test_torch_formula_is_sdpa(case: Case) -> None:
     got = torch_naive.softmax_attention(case.q, case.k, case.v, case.spec, case.mask, case.bias)
     torch.testing.assert_close(got, sdpa_oracle(case), rtol=1e-10, atol=1e-12)
+
+
+PATTERNS: list[Pattern] = [
+    Full(),
+    Causal(),
+    Causal("lower_right"),
+    SlidingWindow(1, 0),
+    SlidingWindow(1, 1, "lower_right"),
+    SlidingWindow(None, 1),
+    SlidingWindow(2, None),
+]
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 5), (3, 5), (4, 4), (5, 3)])
+@pytest.mark.parametrize("mask", ["none", "key_padding", "dense"])
+@pytest.mark.parametrize("pattern", PATTERNS, ids=describe_pattern)
+def test_every_way_of_hiding_keys_is_sdpa(pattern: Pattern, mask: MaskKind, queries: int, keys: int) -> None:
+    # Chance may miss one of the ways that `attention` takes; this does not.
+    for bias in (False, True):
+        case = make_case(SoftmaxAttention(4, 2, 3, pattern=pattern, mask=mask, bias=bias), 2, queries, keys)
+        got = attention(case.q, case.k, case.v, case.spec, case.mask, case.bias)
+        torch.testing.assert_close(got, sdpa_oracle(case), rtol=1e-10, atol=1e-12)
 
 
 @given(cases)
@@ -294,5 +326,5 @@ def test_biases_that_do_not_fit_the_spec(spec: AttentionSpec, bias: Tensor | Non
 
 
 def test_something_else_than_a_spec() -> None:
-    with pytest.raises(UsageError, match="spec must be an attention spec of edgeattn.spec, got dict"):
+    with pytest.raises(UsageError, match=r"spec must be an attention spec of .*, got dict"):
         attention(Q, K, V, {})  # type: ignore[arg-type]

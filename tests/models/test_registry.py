@@ -54,7 +54,7 @@ def test_missing_option() -> None:
 
 
 def test_option_of_the_wrong_type() -> None:
-    with pytest.raises(UsageError, match="variant 'self': .*; it takes embed_dim"):
+    with pytest.raises(UsageError, match=r"variant 'self': .*; it takes embed_dim"):
         create("self", embed_dim="four")
 
 

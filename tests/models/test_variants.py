@@ -18,7 +18,7 @@ from edgeattn.models.attention.multi_query import MultiQueryAttention
 from edgeattn.models.attention.projected import ProjectedAttention
 from edgeattn.models.attention.scaled_dot_product import ScaledDotProductAttention
 from edgeattn.models.attention.self_attention import SelfAttention
-from edgeattn.spec import Causal, SlidingWindow
+from edgeattn.spec import Causal, SlidingWindow, SoftmaxAttention
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +46,11 @@ def torch_twin(module: ProjectedAttention) -> nn.MultiheadAttention:
     return twin
 
 
-X, OTHER, CONTEXT = torch.randn(3, 2, 5, 12).unbind()[0], torch.randn(2, 7, 12), torch.randn(2, 7, 6)
+RNG = torch.Generator().manual_seed(0)
+X, OTHER, CONTEXT = (torch.randn(size, generator=RNG) for size in ((2, 5, 12), (2, 7, 12), (2, 7, 6)))
 KEEP = torch.tensor([[True] * 4 + [False], [False, True, True, False, True]])
 FUTURE = torch.ones(5, 5, dtype=torch.bool).triu(1)
+BEFORE_LAST = torch.ones(5, 5, dtype=torch.bool).tril(-2)
 
 TWINS: list[tuple[ProjectedAttention, tuple[Tensor, ...], dict[str, Any]]] = [
     (SelfAttention(12), (X, X, X), {}),
@@ -60,7 +62,7 @@ TWINS: list[tuple[ProjectedAttention, tuple[Tensor, ...], dict[str, Any]]] = [
     (MultiQueryAttention(12, 6), (X, X, X), {}),
     (CausalAttention(12, 4), (X, X, X), {"attn_mask": FUTURE}),
     (CausalAttention(12, 6, num_kv_heads=3), (X, X, X), {"attn_mask": FUTURE}),
-    (CausalAttention(12, 4, window=2), (X, X, X), {"attn_mask": FUTURE | FUTURE.T.roll(-1, 1).tril(-2)}),
+    (CausalAttention(12, 4, window=2), (X, X, X), {"attn_mask": FUTURE | BEFORE_LAST}),
 ]
 
 
@@ -116,6 +118,14 @@ def test_specs_say_what_was_asked_for() -> None:
     assert SelfAttention(12).spec.q_heads == 1
     assert GroupedQueryAttention(10, 4, 2, head_dim=3).spec.head_dim == 3
     assert ScaledDotProductAttention(4, 3, pattern=Causal("lower_right")).spec.pattern == Causal("lower_right")
+
+
+def test_shared_options_reach_the_spec() -> None:
+    module = SelfAttention(
+        12, 3, head_dim=5, value_head_dim=2, scale=0.5, softcap=9.0, mask="dense", score_bias=True, bias=False
+    )
+    assert module.spec == SoftmaxAttention(3, 3, 5, 2, scale=0.5, softcap=9.0, mask="dense", bias=True)
+    assert all(linear.bias is None for linear in module.children())
 
 
 def test_options_that_cannot_be_used() -> None:

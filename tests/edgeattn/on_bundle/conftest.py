@@ -32,7 +32,7 @@ CASES = ({"batch": 1, "sequence": 1}, {"batch": 1, "sequence": 7}, {"batch": 3, 
 
 def _weights() -> dict[str, Array]:
     rng = np.random.default_rng(7)
-    shapes = {"w_out": (WIDTH, WIDTH), "embedding": (VOCABULARY, WIDTH)} | {name: (WIDTH, WIDTH) for name in ("w_q", "w_k", "w_v")}
+    shapes = {"w_out": (WIDTH, WIDTH), "embedding": (VOCABULARY, WIDTH)} | dict.fromkeys(("w_q", "w_k", "w_v"), (WIDTH, WIDTH))
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 

@@ -1,5 +1,0 @@
-"""`python -m edgeattn.cli`."""
-
-from edgeattn.cli import main
-
-main()
