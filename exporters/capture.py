@@ -14,11 +14,12 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from edgeattn.errors import CaptureError
+from edgeattn.errors import CaptureError, EdgeAttnError
 from edgeattn.exporters import canonical, translation
 from edgeattn.exporters.passes.dimensions import rename_dimensions
+from edgeattn.exporters.passes.outputs import separate_outputs
 from edgeattn.exporters.passes.pipeline import clean
-from edgeattn.exporters.sites import MODULE_KEY
+from edgeattn.exporters.sites import DOMAIN, MODULE_KEY
 from edgeattn.exporters.sources.base import Source
 
 _WRAPPED = "module"
@@ -67,21 +68,14 @@ def capture(source: Source, outputs: Sequence[str]) -> ir.Model:
         CaptureError: torch.export cannot trace the model (data-dependent control flow, a dynamic size that the model
             fixes); the message holds the line of the model that torch names.
     """
+    _check_names(source, outputs)
     module = _Flat(source.module, list(source.inputs), outputs).eval()
     example = source.sample(source.capture_sizes(), torch.Generator().manual_seed(0))
     with source.exporting(), _quiet():
         program = _trace(module, source, example)
-        converted = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=canonical.OPSET,
-            input_names=list(source.inputs),
-            output_names=list(outputs),
-            custom_translation_table=translation.table(),
-            verbose=False,
-        )
-    assert converted is not None
-    model = converted.model
+        model = _convert(program, list(source.inputs), list(outputs))
+    _check_flat(model)
+    separate_outputs(model, outputs)
     _name_modules(model)
     rename_dimensions(model, source.dynamic)
     canonical.canonicalize(model)
@@ -100,6 +94,56 @@ def _trace(module: torch.nn.Module, source: Source, example: Mapping[str, torch.
         raise
     except Exception as error:
         raise CaptureError(_explain(error)) from error
+
+
+def _convert(program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]) -> ir.Model:
+    try:
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=canonical.OPSET,
+            input_names=inputs,
+            output_names=outputs,
+            custom_translation_table=translation.table(),
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise CaptureError(_cause(error)) from error
+    assert converted is not None
+    return converted.model
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong at the bottom: the exporter wraps it in pages of advice."""
+    while error.__cause__ is not None and not isinstance(error, EdgeAttnError):
+        error = error.__cause__
+    if isinstance(error, EdgeAttnError):
+        return str(error)
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return (
+        f"torch.onnx cannot write the model as a graph ({type(error).__name__}): {first}\n"
+        "fix: torch.onnx.export(model, ..., dynamo=True, report=True) says more"
+    )
+
+
+def _check_names(source: Source, outputs: Sequence[str]) -> None:
+    """A graph has one name for one value, so an output cannot be called like an input."""
+    both = [name for name in outputs if name in source.inputs]
+    if both:
+        raise CaptureError(
+            f"{', '.join(map(repr, both))} is the name of an input and of an output; give the output another name"
+        )
+
+
+def _check_flat(model: ir.Model) -> None:
+    """Attention inside a branch or a loop would be invisible to every later stage."""
+    top = set(model.graph)
+    hidden = [node for node in model.graph.all_nodes() if node.domain == DOMAIN and node not in top]
+    if hidden:
+        raise CaptureError(
+            f"{len(hidden)} attention(s) stand inside a branch or loop (torch.cond, while_loop, scan); "
+            "fix: attend outside of it, and choose between results with torch.where"
+        )
 
 
 def _explain(error: Exception) -> str:
@@ -133,7 +177,7 @@ def _user_frame(error: Exception) -> list[str]:
 
 def _name_modules(model: ir.Model) -> None:
     """Keep each node's module path, as the user's own module has it; drop stack traces, which hold paths of this machine."""
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES_KEY, "[]"))
         node.metadata_props.clear()
         node.doc_string = None

@@ -37,7 +37,8 @@ class Prover:
     def model(self, lowering: Lowering, core: Core) -> Path:
         """The probe's model file, written on first use."""
         suffix = "-square" if square_only(lowering, core) else ""
-        path = self.folder / f"{lowering.name}-{function_name(core.spec)}{suffix}.onnx"
+        broadcast = "".join(f"-{name}{_tag(dims)}" for name, dims in (("m", core.mask_dims), ("b", core.bias_dims)) if dims)
+        path = self.folder / f"{lowering.name}-{function_name(core.spec)}{broadcast}{suffix}.onnx"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             ir.save(probe_model(lowering, core), path)
@@ -67,6 +68,11 @@ def probe_model(lowering: Lowering, core: Core) -> ir.Model:
     output.shape = ir.Shape(["batch", spec.q_heads, "queries", spec.value_head_dim])
     graph = ir.Graph(inputs, [output], nodes=[node], opset_imports={"": OPSET, DOMAIN: 1}, name="probe")
     return lower(ir.Model(graph, ir_version=IR_VERSION), {SITE: lowering}, {})
+
+
+def _tag(dims: tuple[int | None, ...]) -> str:
+    """`1x1xnxn`: sites with one spec may still have masks that broadcast differently, and each needs its own probe."""
+    return "x".join("n" if size is None else str(size) for size in dims)
 
 
 def _placed(dims: tuple[int | None, ...], keys: str) -> list[int | str]:

@@ -69,24 +69,46 @@ def _scaled_dot_product_attention(
     """A model's own F.scaled_dot_product_attention: raised with the same meaning (is_causal is upper-left)."""
     if dropout_p:
         raise CaptureError("the model attends with dropout while being exported; call .eval() on it first")
-    flat = len(query.shape) == 3
-    if flat:  # (B, S, D) is one head
-        query, key, value = (opset18.Unsqueeze(x, opset18.Constant(value_ints=[1])) for x in (query, key, value))
+    if isinstance(scale, int | float) and scale <= 0:
+        raise CaptureError(f"scaled_dot_product_attention with scale {scale:g}: a scale must be > 0")
+    missing = 4 - len(query.shape)
+    if missing < 0:
+        raise CaptureError(
+            f"scaled_dot_product_attention on {len(query.shape)} axes; expected (B, H, S, D): fold the leading axes into one"
+        )
+    # (B, S, D) and (S, D) are attention with one head
+    query, key, value = (_four_axes(x, missing) for x in (query, key, value))
+    if attn_mask is not None and len(attn_mask.shape) == 3 and missing == 1:
+        attn_mask = _four_axes(attn_mask, missing)
     spec = SoftmaxAttention(
-        q_heads=1 if flat else _static(query, 1),
-        kv_heads=1 if flat else _static(key, 1),
-        head_dim=_static(query, -1),
-        value_head_dim=_static(value, -1),
+        q_heads=_static(query, 1),
+        kv_heads=_static(key, 1),
+        head_dim=_static(query, 3),
+        value_head_dim=_static(value, 3),
         scale=scale or 0.0,
         pattern=Causal() if is_causal else Full(),
         mask="dense" if _is_bool(attn_mask) else "none",
         bias=attn_mask is not None and not _is_bool(attn_mask),
     )
-    if attn_mask is not None and flat and len(attn_mask.shape) == 3:
-        attn_mask = opset18.Unsqueeze(attn_mask, opset18.Constant(value_ints=[1]))
     mask, bias = (attn_mask, None) if _is_bool(attn_mask) else (None, attn_mask)
     context = _CAPTURED(query, key, value, mask, bias, spec=to_json(spec))
-    return opset18.Squeeze(context, opset18.Constant(value_ints=[1])) if flat else context
+    return opset18.Squeeze(context, opset18.Constant(value_ints=_new_axes(missing))) if missing else context
+
+
+def _new_axes(missing: int) -> list[int]:
+    """Where axes of size 1 go: the heads, and the batch where that is missing too."""
+    return [1] if missing == 1 else [0, 1]
+
+
+def _four_axes(value: Any, missing: int) -> Any:
+    """The value with its missing axes; the exporter gives an operator's result no shape, so it is set here."""
+    if not missing:
+        return value
+    wide = opset18.Unsqueeze(value, opset18.Constant(value_ints=_new_axes(missing)))
+    dims = list(value.shape)
+    wide.shape = ir.Shape([*dims[:1], 1, *dims[1:]] if missing == 1 else [1, 1, *dims])
+    wide.dtype = value.dtype
+    return wide
 
 
 def _is_bool(value: Any) -> bool:

@@ -7,6 +7,7 @@ from onnx_ir.passes import common
 
 from edgeattn.exporters.passes.dimensions import ShareDimensions
 from edgeattn.exporters.passes.gelu import OrderGelu
+from edgeattn.exporters.passes.outputs import output_names, separate_outputs
 from edgeattn.exporters.passes.reshapes import CancelMovement
 from edgeattn.exporters.passes.weight_names import NameWeights
 
@@ -43,4 +44,6 @@ def finish(model: ir.Model) -> None:
 
 
 def _run(model: ir.Model, *passes: ir.passes.PassBase) -> None:
+    names = output_names(model)
     ir.passes.Sequential(*passes)(model)
+    separate_outputs(model, names)

@@ -11,7 +11,7 @@ from edgeattn.exporters.sites import module_path
 _PRODUCTS = frozenset({"MatMul", "Einsum", "Gemm"})
 _FUSED = frozenset({"Attention", "MultiHeadAttention", "GroupQueryAttention"})
 _BETWEEN = frozenset(
-    {"Add", "Mul", "Div", "Sub", "Where", "Cast", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Tanh", "Clip",
+    {"Add", "Mul", "Div", "Sub", "Neg", "Where", "Cast", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Tanh", "Clip",
      "Max", "Min", "Dropout", "Identity", "IsNaN", "Slice", "Concat", "Not", "Or", "And"}
 )  # fmt: skip
 """What may stand between a product and its softmax: scale, mask, cap, guards, layout."""

@@ -27,7 +27,7 @@ def from_factory(text: str) -> Source:
         raise SourceError(f"{text} is a {type(factory).__name__}; {CONTRACT}")
     try:
         result = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SourceError(f"{text} raised {type(error).__name__}: {error}; {CONTRACT}") from error
     if not isinstance(result, tuple) or len(result) not in (2, 3):
         got = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
@@ -47,7 +47,8 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # so that dataclasses and pickling inside the file find their module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without a __main__ guard may call sys.exit
+        del sys.modules[name]
         raise SourceError(f"{path} fails to import: {type(error).__name__}: {error}") from error
     return module
 
@@ -55,5 +56,5 @@ def _load_file(path: Path) -> ModuleType:
 def _load_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SourceError(f"module {name!r} fails to import: {type(error).__name__}: {error}") from error

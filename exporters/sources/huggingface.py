@@ -6,7 +6,6 @@ A folder that sentence-transformers wrote (modules.json) also gives `sentence_em
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 
 from edgeattn.errors import SourceError
 from edgeattn.exporters.sources.base import PADDING_INPUT, Dimension, Sampler, Source
-from edgeattn.exporters.sources.pooling import SentenceEmbedding, reads_pooling
+from edgeattn.exporters.sources.pooling import SentenceEmbedding, read_json, reads_pooling
 from edgeattn.exporters.sources.transformers_attention import exporting
 from edgeattn.tolerance import OutputClass
 
@@ -42,7 +41,7 @@ def from_folder(folder: Path) -> Source:
             f"{folder}: {config['architectures'][0]} takes no input_ids; only text encoders are understood so far"
         )
     sampler = _sampler(names, int(model.config.vocab_size), int(getattr(model.config, "type_vocab_size", 1)))
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = _longest(model)
     dimensions = {"batch": Dimension("batch", batch=True), "sequence": Dimension("sequence", limit=limit)}
     classes: dict[str, OutputClass] = {"sentence_embedding": "normalized"} if pooling else {}
     inputs = sampler({"batch": 2, "sequence": _LENGTH}, torch.Generator().manual_seed(0))
@@ -66,11 +65,11 @@ def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise SourceError(f"{folder} has no config.json; a Hugging Face folder holds config.json and *.safetensors")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise SourceError(f"{path} is not JSON: {error}") from error
-    if not config.get("architectures"):
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise SourceError(f"{path} must hold a JSON object, got {type(config).__name__}")
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         raise SourceError(f'{path} names no architecture; add "architectures": ["<class of transformers>"]')
     _weights(folder)
     return dict(config)
@@ -114,6 +113,15 @@ def _load(folder: Path, config: dict[str, Any]) -> Any:
     return model.eval()
 
 
+def _longest(model: Any) -> int | None:
+    """The most positions the model takes. The RoBERTa family counts them from behind its padding index."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            return module.num_embeddings - module.padding_idx - 1
+    return limit
+
+
 def _sampler(names: list[str], vocabulary: int, types: int) -> Sampler:
     """Random token ids; the mask is ones (the source pads it), token types are drawn from all there are."""
 
@@ -134,7 +142,8 @@ def _tokenizer(folder: Path, inputs: list[str], limit: int | None) -> dict[str, 
     if not (folder / "tokenizer.json").is_file():
         return {}
     path = folder / "sentence_bert_config.json"
-    length = json.loads(path.read_text()).get("max_seq_length") if path.is_file() else None
+    settings = read_json(path) if path.is_file() else {}
+    length = settings.get("max_seq_length") if isinstance(settings, dict) else None
     parts = {"input_ids": "ids", PADDING_INPUT: "attention_mask", "token_type_ids": "type_ids"}
     return {
         "file": "tokenizer/tokenizer.json",

@@ -77,7 +77,7 @@ def _dimension(symbol: object, axis: int, name: str) -> Dimension:
     if isinstance(symbol, str) and symbol.isidentifier():
         return Dimension(symbol, batch=axis == 0)
     label = getattr(symbol, "__name__", None)
-    if isinstance(label, str):
+    if isinstance(label, str) and label.isidentifier():  # a derived Dim, 2 * n, has no name of its own
         largest = getattr(symbol, "max", None)
         return Dimension(label, limit=largest if isinstance(largest, int) and largest < 1 << 31 else None, batch=axis == 0)
     raise SourceError(f"{name}: a dynamic axis needs a name such as 'batch' or a torch.export.Dim, got {symbol!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,14 +14,25 @@ from edgeattn.errors import SourceError
 _MODULES = ("Transformer", "Pooling", "Normalize")
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises SourceError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SourceError(f"{path} is not JSON: {error}") from error
+
+
 def reads_pooling(folder: Path) -> bool:
     """Whether `folder` declares Transformer, mean Pooling, Normalize. Raises SourceError for another declared chain."""
     path = folder / "modules.json"
     if not path.is_file():
         return False
-    chain = [str(module["type"]).rpartition(".")[2] for module in json.loads(path.read_text())]
+    try:
+        chain = [str(module["type"]).rpartition(".")[2] for module in read_json(path)]
+    except (TypeError, KeyError) as error:
+        raise SourceError(f'{path} must be a list of modules, each with a "type"') from error
     pooling = folder / "1_Pooling" / "config.json"
-    config = json.loads(pooling.read_text()) if pooling.is_file() else {}
+    config = read_json(pooling) if pooling.is_file() else {}
     modes = sorted(key for key, value in config.items() if key.startswith("pooling_mode_") and value)
     if tuple(chain) != _MODULES or modes != ["pooling_mode_mean_tokens"]:
         raise SourceError(

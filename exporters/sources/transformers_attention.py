@@ -26,15 +26,23 @@ def exporting(model: Any) -> Iterator[None]:
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, key_padding)
     before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
-    if model.config._attn_implementation != NAME:
-        raise CaptureError(
-            f"{type(model).__name__} does not attend through transformers' interface; no adapter for it exists yet"
-        )
     try:
+        _switch(model)
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+def _switch(model: Any) -> None:
+    refused: Exception | None = None
+    try:
+        model.set_attn_implementation(NAME)
+    except ValueError as error:  # how transformers refuses a model that does its own attention
+        refused = error
+    if refused is not None or model.config._attn_implementation != NAME:
+        raise CaptureError(
+            f"{type(model).__name__} does not attend through transformers' interface; no adapter for it exists yet"
+        ) from refused
 
 
 def key_padding(*_: Any, attention_mask: torch.Tensor | None = None, **__: Any) -> torch.Tensor | None:

@@ -1,0 +1,25 @@
+"""A bundle on disk: written atomically, opened only after its hashes, paths and sizes were checked.
+
+A bundle is a folder, or the same folder zipped without compression as `NAME.edgeattn`:
+
+    manifest.json  *.onnx  weights-<precision>.bin  golden/*.safetensors  probes/*.onnx  tokenizer/*
+"""
+
+from edgeattn.bundle.archive import pack
+from edgeattn.bundle.folder import ALLOWED_DOMAINS, MANIFEST, Bundle, digest, weights_name
+from edgeattn.bundle.opening import open_bundle, opening
+from edgeattn.bundle.writing import check_output, seal, writing
+
+__all__ = [
+    "ALLOWED_DOMAINS",
+    "MANIFEST",
+    "Bundle",
+    "check_output",
+    "digest",
+    "open_bundle",
+    "opening",
+    "pack",
+    "seal",
+    "weights_name",
+    "writing",
+]

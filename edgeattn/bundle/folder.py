@@ -1,0 +1,119 @@
+"""A bundle folder: its layout, and how it is opened with hashes, paths and sizes checked."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from edgeattn import manifest as manifests
+from edgeattn.errors import BundleError
+from edgeattn.manifest import FileEntry, Flavour, Manifest
+
+MANIFEST = "manifest.json"
+ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "edgeattn"})
+"""Operator domains a bundle may use. Anything else would need code that a bundle must not bring."""
+_MAX_MANIFEST = 16 << 20
+MAX_FILES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened, verified bundle: its folder and what its manifest says."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """The path of a file that the manifest lists. Raises BundleError for any other name."""
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.path}: {name!r} is not listed in {MANIFEST}; the bundle is foreign or was edited")
+        return self.path / name
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files the manifest lists."""
+        return sum(entry.size for entry in self.manifest.files.values())
+
+    def flavour_size(self, flavour: Flavour) -> int:
+        """Bytes a device needs to run `flavour`: its graph and the weights that it shares."""
+        weights = self.manifest.files.get(weights_name(flavour.precision))
+        return self.manifest.files[flavour.file].size + (weights.size if weights else 0)
+
+
+def weights_name(precision: str) -> str:
+    """The weight file that all flavours of one precision share."""
+    return f"weights-{precision}.bin"
+
+
+def open_folder(root: Path, later: Callable[[str], bool] = lambda _name: False) -> Bundle:
+    """`later` picks the files whose digest somebody else will verify."""
+    text = _read_manifest(root)
+    manifest = manifests.loads(text)
+    if len(manifest.files) > MAX_FILES:
+        raise BundleError(f"{root}: {len(manifest.files)} files listed, at most {MAX_FILES} are read")
+    _check_references(root, manifest)
+    for name, entry in manifest.files.items():
+        _verify(root, name, entry)
+        if not later(name):
+            verify_digest(root, name, entry)
+    return Bundle(root, manifest)
+
+
+def digest(path: Path) -> FileEntry:
+    """SHA-256 and size of a file, read in blocks."""
+    with path.open("rb") as file:
+        return FileEntry(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+
+
+def _mapped_digest(path: Path) -> str:
+    """SHA-256 of a file in one call, which leaves the interpreter free for other threads throughout."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return hashlib.sha256().hexdigest()
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return hashlib.sha256(data).hexdigest()
+
+
+def _read_manifest(root: Path) -> str:
+    path = root / MANIFEST
+    if not path.is_file():
+        what = "is not there" if not root.exists() else f"has no {MANIFEST}"
+        raise BundleError(f"{root}: not a bundle: it {what}; `edgeattn export SOURCE -o {root}` makes one")
+    if path.stat().st_size > _MAX_MANIFEST:
+        raise BundleError(f"{path}: {path.stat().st_size} bytes, at most {_MAX_MANIFEST} are read")
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _check_references(root: Path, manifest: Manifest) -> None:
+    used = [*(f.file for f in manifest.flavours), *(g.file for g in manifest.golden), *(p.file for p in manifest.probes)]
+    for name in used:
+        if name not in manifest.files:
+            raise BundleError(f"{root}: {MANIFEST} uses {name!r} but does not list its hash; export the model again")
+    for flavour in manifest.flavours:
+        if foreign := sorted(set(flavour.domains) - ALLOWED_DOMAINS):
+            raise BundleError(f"{root}: {flavour.file} needs operators of domain {foreign[0]!r}, which bundles may not use")
+
+
+def _verify(root: Path, name: str, entry: FileEntry) -> None:
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in name or ":" in name or not parts.parts:
+        raise BundleError(f"{root}: path {name!r} leaves the bundle; do not use this bundle")
+    path = root / name
+    # The folder itself may be reached through a link; what is in it may not leave it through one.
+    # os.path, unlike Path, takes a name that no file system allows for one that is not there.
+    linked = any(os.path.islink(root / part) for part in (parts, *parts.parents[:-1]))
+    if linked or not os.path.isfile(path):
+        state = "a link, or in a linked folder," if linked else "missing"
+        raise BundleError(f"{root}: {name} is {state}; copy or export the bundle again")
+    size = path.stat().st_size
+    if size != entry.size:
+        raise BundleError(f"{root}: {name} has {size} bytes, {MANIFEST} says {entry.size}; it was truncated or edited")
+
+
+def verify_digest(root: Path, name: str, entry: FileEntry) -> None:
+    if _mapped_digest(root / name) != entry.sha256:
+        raise BundleError(f"{root}: {name} does not match its SHA-256 in {MANIFEST}; it was edited or damaged in transit")
