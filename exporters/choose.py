@@ -14,7 +14,7 @@ from edgeattn.runtimes.base import Runtime
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A lowering and, in one line, why it."""
+    """A lowering and why it: the reason in the first line, then a line for each form that was tried before it."""
 
     lowering: Lowering
     reason: str
@@ -39,7 +39,7 @@ def choose(core: Core, runtime: Runtime, device: str, prover: Prover, forced: st
         lowering = get(name)
         refusal = _refusal(lowering, core, runtime, device, prover)
         if refusal is None:
-            return Choice(lowering, "; ".join([why, *refused]))
+            return Choice(lowering, "\n".join([why, *refused]))
         refused.append(f"not {name}: {refusal}")
     raise LoweringError(f"no lowering of {core.spec.summary()} is proven on {runtime.name}:{device}: {'; '.join(refused)}")
 

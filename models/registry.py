@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.errors import UsageError, unknown
@@ -25,6 +27,14 @@ _VARIANTS = {
 def list_variants() -> tuple[str, ...]:
     """Names that `create` knows, sorted."""
     return tuple(sorted(_VARIANTS))
+
+
+def variant_summary(name: str) -> str:
+    """The first line of a variant's file, read without importing torch."""
+    module, _ = _VARIANTS[name]
+    path = Path(__file__).parent / "attention" / f"{module}.py"
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]
 
 
 def create(name: str, **options: Any) -> nn.Module:

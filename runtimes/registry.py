@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module, metadata
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from edgeattn.errors import RuntimeMissingError, UsageError, unknown
 from edgeattn.runtimes.base import Runtime
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "edgeattn.runtimes"
 """Entry-point group: `name = "package.module:RuntimeClass"`."""
@@ -52,7 +56,9 @@ def parse_target(target: str) -> tuple[Runtime, str]:
     return runtime, device
 
 
-def _plugins() -> dict[str, metadata.EntryPoint]:
+def _plugins() -> dict[str, EntryPoint]:
+    from importlib import metadata  # slow to import, and the built-in runtimes do without
+
     return {point.name: point for point in metadata.entry_points(group=GROUP)}
 
 

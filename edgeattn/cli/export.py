@@ -96,6 +96,10 @@ def _print(report: ExportReport) -> None:
     click.echo()
     headers = ["flavour", "lowering", "why", "parity", "max error", "size"]
     click.echo(table(headers, [_row(row) for row in report.flavours], right=["size"]))
+    for row in report.flavours:
+        for reason in dict.fromkeys(row.flavour.reasons.values()):
+            for refused in reason.splitlines()[1:]:
+                click.echo(f"{row.flavour.target}: {refused}")
     click.echo()
     if report.output is None:
         return
@@ -107,7 +111,10 @@ def _row(row: FlavourReport) -> list[str]:
     flavour = row.flavour
     used = Counter(flavour.lowerings.values())
     lowering = ", ".join(f"{name} x{count}" for name, count in used.items()) or "one node per site"
-    why = "; ".join(dict.fromkeys(flavour.reasons.values())) or "for inspection and the reference runtime"
+    why = (
+        "; ".join(dict.fromkeys(reason.partition("\n")[0] for reason in flavour.reasons.values()))
+        or "for inspection and the reference runtime"
+    )
     parity = flavour.parity
     errors = ", ".join(f"{name} {error:.1e}" for name, error in parity.max_abs_error.items()) if parity else ""
     verdict = f"FAILED: {row.failure}" if row.failure else f"ok ({parity.cases if parity else 0} cases)"

@@ -36,9 +36,9 @@ def command(kind: str, as_json: bool) -> None:
 
 
 def _variants() -> list[dict[str, Any]]:
-    from edgeattn.models import list_variants
+    from edgeattn.models import list_variants, variant_summary
 
-    return [{"name": name} for name in list_variants()]
+    return [{"name": name, "summary": variant_summary(name)} for name in list_variants()]
 
 
 def _models() -> list[dict[str, Any]]:
@@ -73,7 +73,7 @@ def _needs_export(error: ImportError) -> RuntimeMissingError:
 
 
 def _variant_table(data: list[dict[str, Any]]) -> str:
-    return table(["variant"], [[item["name"]] for item in data])
+    return table(["variant", "what"], [[item["name"], item["summary"]] for item in data])
 
 
 def _model_table(data: list[dict[str, Any]]) -> str:

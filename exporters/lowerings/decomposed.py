@@ -7,7 +7,7 @@ import onnx_ir as ir
 from edgeattn.exporters.graph import Builder
 from edgeattn.exporters.lowerings.base import Core, Lowering, Operands
 from edgeattn.exporters.lowerings.visibility import Visibility, visibility
-from edgeattn.spec import AttentionSpec, Full
+from edgeattn.spec import AttentionSpec
 
 
 class Decomposed(Lowering):
@@ -23,38 +23,18 @@ class Decomposed(Lowering):
     def lower(self, b: Builder, core: Core, x: Operands) -> ir.Value:
         spec = core.spec
         k, v = (repeat_heads(b, value, spec) for value in (x.k, x.v))
-        shown = self._shown(b, core, x)
+        shown = self.shown(b, core, x)
         scores = scaled_scores(b, spec, x.q, k)
         weights = b.op("Softmax", shown.add(b, scores), axis=-1)
         return shown.guard(b, b.op("MatMul", weights, v))
 
-    def _shown(self, b: Builder, core: Core, x: Operands) -> Visibility:
+    def shown(self, b: Builder, core: Core, x: Operands) -> Visibility:
+        """What the queries see, as it is added to the scores."""
         return visibility(b, core, x)
 
     def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:
         repeated = keys * (spec.head_dim + spec.value_head_dim) if spec.group > 1 else 0
         return batch * spec.q_heads * (queries * keys + repeated)
-
-
-class DecomposedOpen(Decomposed):
-    """The decomposed form with a mask that hides nothing, (1, 1, 1, T) zeros.
-
-    OpenVINO 2026.4 compiles unmasked attention into a kernel that, once it ran with a single key, gives wrong numbers
-    without an error for longer keys. The masked kernel is right.
-    """
-
-    name = "decomposed-open"
-    summary = "the decomposed form with an explicit mask of zeros, where unmasked kernels are wrong"
-    takes = "attention without mask, bias or pattern"
-
-    def accepts(self, core: Core) -> str | None:
-        spec = core.spec
-        masked = spec.mask != "none" or spec.bias or not isinstance(spec.pattern, Full)
-        return "it has a mask already, which the decomposed form adds" if masked else None
-
-    def _shown(self, b: Builder, core: Core, x: Operands) -> Visibility:
-        shape = b.op("Concat", b.ints(1, 1, 1), b.size(x.k, 2), axis=0)
-        return Visibility(b.op("Expand", b.number(0), shape), None)
 
 
 def scaled_scores(b: Builder, spec: AttentionSpec, q: ir.Value, k: ir.Value) -> ir.Value:

@@ -40,7 +40,7 @@ DEFAULTS = (
     Default("onnxruntime", _grouped, ("grouped",), "no repeated keys and values: 4 to 9 times faster on short queries"),
     Default("onnxruntime", _long, ("contrib-mha", "attention-23"), "does not hold the scores of a long sequence"),
     Default("onnxruntime", _always, ("attention-23",), "fastest measured up to 2048 keys"),
-    Default("openvino", _grouped, ("grouped",), "no repeated keys and values: fastest measured"),
+    Default("openvino", _grouped, ("grouped", "grouped-open"), "no repeated keys and values: fastest measured"),
     Default("openvino", _always, ("contrib-mha", "attention-23"), "imported as a fused attention: fastest measured"),
 )
 FALL_BACK = ("decomposed", "decomposed-open")

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from edgeattn.exporters.graph import Builder
 from edgeattn.exporters.lowerings.base import Core, Lowering, Operands
 from edgeattn.exporters.lowerings.decomposed import scaled_scores
-from edgeattn.exporters.lowerings.visibility import visibility
+from edgeattn.exporters.lowerings.visibility import Visibility, visibility
 from edgeattn.spec import AttentionSpec
 
 
@@ -23,7 +23,7 @@ class Grouped(Lowering):
 
     def lower(self, b: Builder, core: Core, x: Operands) -> ir.Value:
         spec = core.spec
-        shown = visibility(b, core, x)
+        shown = self.shown(b, core, x)
         scores = scaled_scores(b, spec, b.reshape(x.q, 0, spec.kv_heads, -1, spec.head_dim), x.k)
         if shown.additive is not None:
             # axis 3 of both shapes is T, so 0 copies it; the rows split into (G, S) without moving
@@ -31,6 +31,10 @@ class Grouped(Lowering):
             scores = b.reshape(per_head, 0, spec.kv_heads, -1, 0)
         context = b.op("MatMul", b.op("Softmax", scores, axis=-1), x.v)
         return shown.guard(b, b.reshape(context, 0, spec.q_heads, -1, spec.value_head_dim))
+
+    def shown(self, b: Builder, core: Core, x: Operands) -> Visibility:
+        """What the queries see, as it is added to the scores."""
+        return visibility(b, core, x)
 
     def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:
         return batch * spec.q_heads * queries * keys

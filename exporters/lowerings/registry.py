@@ -5,14 +5,16 @@ from __future__ import annotations
 from edgeattn.errors import unknown
 from edgeattn.exporters.lowerings.base import Lowering
 from edgeattn.exporters.lowerings.contrib import GroupQueryAttention, MultiHeadAttention
-from edgeattn.exporters.lowerings.decomposed import Decomposed, DecomposedOpen
+from edgeattn.exporters.lowerings.decomposed import Decomposed
 from edgeattn.exporters.lowerings.grouped import Grouped
 from edgeattn.exporters.lowerings.onnx_attention import OnnxAttention23, OnnxAttention24
+from edgeattn.exporters.lowerings.open_mask import DecomposedOpen, GroupedOpen
 
 _ALL: tuple[Lowering, ...] = (
     Decomposed(),
     DecomposedOpen(),
     Grouped(),
+    GroupedOpen(),
     OnnxAttention23(),
     OnnxAttention24(),
     MultiHeadAttention(),

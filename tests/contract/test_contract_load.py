@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from edgeattn.errors import RuntimeRunError, UsageError
@@ -95,3 +96,22 @@ def test_canonical_attention_is_run_or_refused(load: Load, runtime: Runtime) -> 
         return
     assert not runtime.canonical
     assert "edgeattn" in refusal
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_weights_outside_the_models_folder_are_refused(
+    load: Load, model_path: ModelPath, tmp_path: Path, absolute: bool
+) -> None:
+    """A hostile file must not make a runtime read elsewhere on the device."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    outside = tmp_path / "w.bin"
+    outside.write_bytes((model_path("external").parent / "w.bin").read_bytes())
+    model = onnx.load(model_path("external"), load_external_data=False)
+    for tensor in model.graph.initializer:
+        next(entry for entry in tensor.external_data if entry.key == "location").value = (
+            str(outside) if absolute else "../w.bin"
+        )
+    (folder / "hostile.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(RuntimeRunError, match="load"):
+        load(folder / "hostile.onnx")
