@@ -85,7 +85,7 @@ def capture(source: Source, outputs: Sequence[str]) -> ir.Model:
 
 
 def _trace(module: torch.nn.Module, source: Source, example: Mapping[str, torch.Tensor]) -> torch.export.ExportedProgram:
-    symbols = {name: torch.export.Dim(name, min=1, max=dim.limit) for name, dim in source.dimensions.items()}
+    symbols = {name: torch.export.Dim(name, min=dim.least, max=dim.limit) for name, dim in source.dimensions.items()}
     shapes = tuple({axis: symbols[s] for axis, s in source.dynamic.get(name, {}).items()} or None for name in source.inputs)
     try:
         with torch.no_grad():

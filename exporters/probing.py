@@ -13,7 +13,7 @@ from edgeattn.exporters.lowerings.base import Core, Lowering
 from edgeattn.exporters.sites import DOMAIN
 from edgeattn.probe import ProbeResult, run_probe
 from edgeattn.runtimes.base import Runtime
-from edgeattn.spec import AttentionSpec, function_name
+from edgeattn.spec import AttentionSpec, Full, SlidingWindow, function_name
 
 SITE = "probe"
 
@@ -46,8 +46,8 @@ class Prover:
 
 
 def square_only(lowering: Lowering, core: Core) -> bool:
-    """Whether the form relies on S == T: the site promises it, and the form would be refused without the promise."""
-    return core.square and (lowering.accepts(_free(core)) is not None or _aligned(core.spec))
+    """Whether the form relies on S == T: the site promises it, and without the promise it is refused or written otherwise."""
+    return core.square and (lowering.accepts(_free(core)) is not None or _leans_on_square(core.spec))
 
 
 def probe_model(lowering: Lowering, core: Core) -> ir.Model:
@@ -92,6 +92,10 @@ def _free(core: Core) -> Core:
     return Core(core.spec, square=False, max_keys=core.max_keys, mask_dims=core.mask_dims, bias_dims=core.bias_dims)
 
 
-def _aligned(spec: AttentionSpec) -> bool:
-    """A lower-right diagonal is written as an upper-left one where S == T, so it is only right there."""
-    return getattr(spec.pattern, "alignment", "upper_left") == "lower_right"
+def _leans_on_square(spec: AttentionSpec) -> bool:
+    """Whether a pattern is written otherwise where S == T: a lower-right diagonal is then an upper-left one, and no
+    query of a window sees nothing."""
+    pattern = spec.pattern
+    if isinstance(pattern, Full):
+        return False
+    return pattern.alignment == "lower_right" or (isinstance(pattern, SlidingWindow) and pattern.left is not None)

@@ -21,11 +21,16 @@ Sampler = Callable[[Mapping[str, int], torch.Generator], dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """A dynamic dimension. `batch`: its entries are independent examples."""
+    """A dynamic dimension from `least` to `limit`. `batch`: its entries are independent examples."""
 
     name: str
     limit: int | None = None
     batch: bool = False
+    least: int = 1
+
+    def bounded(self, size: int) -> int:
+        """The size nearest to `size` that the dimension can have."""
+        return max(self.least, size if self.limit is None else min(size, self.limit))
 
 
 @contextlib.contextmanager
@@ -65,10 +70,10 @@ class Source:
         """Sizes to trace with: never 0 or 1, which torch.export would take for constants, and all different."""
         sizes: dict[str, int] = {}
         for dimension in self.dimensions.values():
-            size = 2 if dimension.batch else max(3, self._example_size(dimension.name))
+            size = max(dimension.least, 2 if dimension.batch else max(3, self._example_size(dimension.name)))
             while size in sizes.values():
                 size += 1
-            sizes[dimension.name] = min(size, dimension.limit or size)
+            sizes[dimension.name] = dimension.bounded(size)
         return sizes
 
     def sample(self, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, torch.Tensor]:

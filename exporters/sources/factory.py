@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +20,30 @@ CONTRACT = "a factory takes no arguments and returns (module, inputs) or (module
 def from_factory(text: str) -> Source:
     """Import and call a factory. Raises SourceError with the reason when it fails or returns something else."""
     path, _, name = text.rpartition(":")
-    module = _load_file(Path(path)) if path.endswith(".py") else _load_module(path)
+    is_file = path.endswith(".py")
+    with _importing_from(Path(path).parent if is_file else Path()):
+        module = _load_file(Path(path)) if is_file else _load_module(path)
+        result = _call(module, name, text, path)
+    if not isinstance(result, tuple) or len(result) not in (2, 3):
+        got = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+        raise SourceError(f"{text} returned {got}; {CONTRACT}")
+    built, inputs, *dynamic = result
+    return from_module(built, inputs, dynamic[0] if dynamic else None, name=text, kind="factory")
+
+
+@contextlib.contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """As `python file.py` and `python -m` do: what lies beside the file, or in the working directory, can be imported."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(entry)
+
+
+def _call(module: ModuleType, name: str, text: str, path: str) -> object:
     factory = getattr(module, name, None)
     if factory is None:
         callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -26,14 +51,9 @@ def from_factory(text: str) -> Source:
     if not callable(factory):
         raise SourceError(f"{text} is a {type(factory).__name__}; {CONTRACT}")
     try:
-        result = factory()
+        return factory()
     except (Exception, SystemExit) as error:
         raise SourceError(f"{text} raised {type(error).__name__}: {error}; {CONTRACT}") from error
-    if not isinstance(result, tuple) or len(result) not in (2, 3):
-        got = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
-        raise SourceError(f"{text} returned {got}; {CONTRACT}")
-    built, inputs, *dynamic = result
-    return from_module(built, inputs, dynamic[0] if dynamic else None, name=text, kind="factory")
 
 
 def _load_file(path: Path) -> ModuleType:

@@ -58,6 +58,7 @@ def _axes(
         raise SourceError(f"{name}: dynamic must be a dict of input name -> {{axis: symbol}}, got {_kind(dynamic)}")
     axes: dict[str, dict[int, str]] = {}
     dimensions: dict[str, Dimension] = {}
+    sizes: dict[str, int] = {}
     for key, declared in dynamic.items():
         if key not in inputs:
             raise SourceError(f"{name}: dynamic names input {key!r}; the inputs are {', '.join(inputs)}")
@@ -68,8 +69,19 @@ def _axes(
                 raise SourceError(f"{name}: dynamic[{key!r}] names axis {axis!r}; the input has axes 0..{inputs[key].ndim - 1}")
             dimension = _dimension(symbol, axis, name)
             axes.setdefault(key, {})[axis] = dimension.name
+            _check_size(int(inputs[key].shape[axis]), f"{name}: axis {axis} of {key!r}", dimension, sizes)
             dimensions.setdefault(dimension.name, dimension)
     return axes, dimensions
+
+
+def _check_size(size: int, where: str, dimension: Dimension, sizes: dict[str, int]) -> None:
+    """One symbol is one size, and the example keeps to what was declared."""
+    if sizes.setdefault(dimension.name, size) != size:
+        raise SourceError(f"{where} is {size} where another axis called {dimension.name!r} is {sizes[dimension.name]}")
+    if dimension.bounded(size) != size:
+        raise SourceError(
+            f"{where} is {size}, but {dimension.name!r} is declared as {dimension.least} to {dimension.limit or 'any size'}"
+        )
 
 
 def _dimension(symbol: object, axis: int, name: str) -> Dimension:
@@ -78,8 +90,13 @@ def _dimension(symbol: object, axis: int, name: str) -> Dimension:
         return Dimension(symbol, batch=axis == 0)
     label = getattr(symbol, "__name__", None)
     if isinstance(label, str) and label.isidentifier():  # a derived Dim, 2 * n, has no name of its own
-        largest = getattr(symbol, "max", None)
-        return Dimension(label, limit=largest if isinstance(largest, int) and largest < 1 << 31 else None, batch=axis == 0)
+        least, largest = getattr(symbol, "min", None), getattr(symbol, "max", None)
+        return Dimension(
+            label,
+            limit=largest if isinstance(largest, int) and largest < 1 << 31 else None,
+            batch=axis == 0,
+            least=max(1, least) if isinstance(least, int) else 1,
+        )
     raise SourceError(f"{name}: a dynamic axis needs a name such as 'batch' or a torch.export.Dim, got {symbol!r}")
 
 

