@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeattn.errors import LoweringError
 from edgeattn.exporters.lowerings.base import Core, Lowering
-from edgeattn.exporters.lowerings.defaults import candidates
+from edgeattn.exporters.lowerings.defaults import FALL_BACK, candidates
 from edgeattn.exporters.lowerings.registry import get
 from edgeattn.exporters.probing import Prover
 from edgeattn.runtimes.base import Runtime
@@ -42,6 +43,26 @@ def choose(core: Core, runtime: Runtime, device: str, prover: Prover, forced: st
             return Choice(lowering, "\n".join([why, *refused]))
         refused.append(f"not {name}: {refusal}")
     raise LoweringError(f"no lowering of {core.spec.summary()} is proven on {runtime.name}:{device}: {'; '.join(refused)}")
+
+
+def choose_portable(core: Core, targets: Sequence[tuple[Runtime, str]], prover: Prover) -> Choice:
+    """The plainest form in standard operators that is proven on every target.
+
+    Raises:
+        LoweringError: none is.
+    """
+    refused: list[str] = []
+    for name in FALL_BACK:
+        lowering = get(name)
+        refusals = [_refusal(lowering, core, runtime, device, prover) for runtime, device in targets]
+        if not any(refusals):
+            return Choice(lowering, "\n".join(["standard operators only", *refused]))
+        refused += [
+            f"not {name} on {runtime.name}:{device}: {refusal}"
+            for (runtime, device), refusal in zip(targets, refusals, strict=True)
+            if refusal
+        ]
+    raise LoweringError(f"no portable form of {core.spec.summary()} is proven on every target: {'; '.join(refused)}")
 
 
 def _refusal(lowering: Lowering, core: Core, runtime: Runtime, device: str, prover: Prover) -> str | None:

@@ -13,7 +13,7 @@ import torch
 import edgeattn
 from edgeattn.bundle import seal, weights_name
 from edgeattn.errors import CaptureError
-from edgeattn.exporters.choose import Choice, choose
+from edgeattn.exporters.choose import Choice, choose, choose_portable
 from edgeattn.exporters.gate import run_gate, small_cases
 from edgeattn.exporters.lower import lower
 from edgeattn.exporters.lowerings.registry import get
@@ -88,8 +88,9 @@ class Job:
 
     def _portable(self, sites: list[GraphSite]) -> FlavourReport:
         """Standard operators of opset 18 only: for any runtime, here gated on the first target's."""
-        choices = {site.name: Choice(get("decomposed"), "standard operators only") for site in sites}
-        model = lower(self.canonical, {name: choice.lowering for name, choice in choices.items()}, self._limits())
+        limits = self._limits()
+        choices = {site.name: choose_portable(site.core(limits), self.targets, self.prover) for site in sites}
+        model = lower(self.canonical, {name: choice.lowering for name, choice in choices.items()}, limits)
         runtime, device = self.targets[0]
         return self._flavour(PORTABLE, model, choices, runtime, device, self.cases)
 

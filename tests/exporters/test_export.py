@@ -113,6 +113,19 @@ def test_a_live_module_exports(tmp_path: Path) -> None:
     assert [site.spec.summary() for site in report.sites] == ["2 heads x 4"]
 
 
+def test_unmasked_attention_is_right_on_openvino_alone(tmp_path: Path) -> None:
+    """Its unmasked kernel goes wrong after a run with a single key; the first golden case is of length 1."""
+
+    class Bare(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+    inputs, dynamic = {"x": 3 * torch.randn(2, 2, 5, 16)}, {"x": {0: "batch", 2: "sequence"}}
+    report = edgeattn.export(Bare(), inputs, dynamic=dynamic, output=tmp_path / "out", runtimes=["openvino:cpu"])
+    assert report.passed
+    assert edgeattn.check(tmp_path / "out").passed
+
+
 def test_forced_lowering_is_used_everywhere(tmp_path: Path, tiny_source: str) -> None:
     edgeattn.export(tiny_source, output=tmp_path / "out", lowering="decomposed")
     flavour = _flavour(tmp_path / "out", "onnxruntime:cpu")
