@@ -39,7 +39,11 @@ class Decomposed(Lowering):
 
 def scaled_scores(b: Builder, spec: AttentionSpec, q: ir.Value, k: ir.Value) -> ir.Value:
     """scale * q k^T with the soft cap. The scale follows the product: runtimes fold it into the MatMul there."""
-    scores = b.op("Mul", b.op("MatMul", q, b.transpose(k, 0, 1, 3, 2)), b.number(spec.scale))
+    return capped(b, spec, b.op("Mul", b.op("MatMul", q, b.transpose(k, 0, 1, 3, 2)), b.number(spec.scale)))
+
+
+def capped(b: Builder, spec: AttentionSpec, scores: ir.Value) -> ir.Value:
+    """softcap * tanh(scores / softcap), where the spec has one."""
     if spec.softcap is None:
         return scores
     return b.op("Mul", b.op("Tanh", b.op("Div", scores, b.number(spec.softcap))), b.number(spec.softcap))

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgeattn.exporters.lowerings.base import Core
+from edgeattn.spec import SlidingWindow
 
 LONG = 2048
 """Keys beyond which holding (B, H, S, T) costs more memory than a faster kernel is worth."""
+SHORT = 512
+"""Keys up to which a dense window costs no more than one in blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +35,20 @@ def _long(core: Core) -> bool:
     return core.max_keys is None or core.max_keys > LONG
 
 
+def _long_window(core: Core) -> bool:
+    return isinstance(core.spec.pattern, SlidingWindow) and (core.max_keys is None or core.max_keys > SHORT)
+
+
 def _always(core: Core) -> bool:
     return True
 
 
 DEFAULTS = (
+    Default("onnxruntime", _long_window, ("blocked", "grouped", "attention-23"), "time and memory linear in the length"),
     Default("onnxruntime", _grouped, ("grouped",), "no repeated keys and values: 4 to 9 times faster on short queries"),
     Default("onnxruntime", _long, ("contrib-mha", "attention-23"), "does not hold the scores of a long sequence"),
     Default("onnxruntime", _always, ("attention-23",), "fastest measured up to 2048 keys"),
+    Default("openvino", _long_window, ("blocked", "grouped", "contrib-mha"), "time and memory linear in the length"),
     Default("openvino", _grouped, ("grouped", "grouped-open"), "no repeated keys and values: fastest measured"),
     Default("openvino", _always, ("contrib-mha", "attention-23"), "imported as a fused attention: fastest measured"),
 )

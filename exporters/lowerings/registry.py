@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgeattn.errors import unknown
 from edgeattn.exporters.lowerings.base import Lowering
+from edgeattn.exporters.lowerings.blocked import BlockedWindow
 from edgeattn.exporters.lowerings.contrib import GroupQueryAttention, MultiHeadAttention
 from edgeattn.exporters.lowerings.decomposed import Decomposed
 from edgeattn.exporters.lowerings.grouped import Grouped
@@ -15,6 +16,7 @@ _ALL: tuple[Lowering, ...] = (
     DecomposedOpen(),
     Grouped(),
     GroupedOpen(),
+    BlockedWindow(),
     OnnxAttention23(),
     OnnxAttention24(),
     MultiHeadAttention(),

@@ -81,10 +81,9 @@ Capture = Callable[..., Captured]
 Engine = Callable[[ir.Model, Mapping[str, torch.Tensor]], Arrays]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def captured() -> Capture:
     """captured(module, inputs, dynamic): the canonical model of a live module."""
-    torch.manual_seed(0)
     return _capture
 
 

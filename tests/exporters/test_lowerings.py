@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +30,7 @@ from edgeattn.naive import softmax_attention
 from edgeattn.probe import CROSS, GRID, ProbeResult, Size, run_probe
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import LoadOptions
-from edgeattn.spec import AttentionSpec, Causal, Full, SlidingWindow, SoftmaxAttention, function_name
+from edgeattn.spec import AttentionSpec, Causal, Full, MaskKind, Pattern, SlidingWindow, SoftmaxAttention, function_name
 
 SIZES: tuple[Size, ...] = ((1, 1, 1), (1, 7, 7), (2, 9, 9), (2, 17, 17), (1, 1, 9), (1, 9, 1), (2, 5, 9), (2, 9, 4))
 """Small, odd, one; the whole grid of a probe is for the few cores at the end."""
@@ -97,16 +98,39 @@ def _check_all(prover: Prover, runtime: str, core: Core) -> set[str]:
     return proven
 
 
+OPTIONS: tuple[tuple[tuple[int, int], int, MaskKind, bool, float | None], ...] = (
+    ((2, 2), 8, "none", False, None),
+    ((6, 2), 5, "none", False, None),
+    ((2, 2), 5, "key_padding", True, None),
+    ((6, 2), 8, "key_padding", False, 3.0),
+    ((2, 2), 8, "dense", False, None),
+)
+"""Heads, value size, mask, bias, softcap: each value of each, and the pairs that forms treat apart."""
+MASKS: tuple[MaskKind, ...] = ("none", "key_padding", "dense")
+
+
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_every_form_is_proven(runtime: str, pattern: Any, prover: Prover) -> None:
-    for (heads, size), (mask, bias), softcap in itertools.product(
-        (((2, 2), 8), ((6, 2), 5)),
-        (("none", False), ("key_padding", False), ("dense", False), ("key_padding", True)),
-        (None, 3.0),
-    ):
-        spec = SoftmaxAttention(*heads, 8, value_head_dim=size, pattern=pattern, mask=mask, bias=bias, softcap=softcap)  # type: ignore[arg-type]
-        proven = _check_all(prover, runtime, Core(spec, square=pattern.__class__ is Causal and mask == "none"))
+def test_every_form_is_proven(runtime: str, pattern: Pattern, prover: Prover) -> None:
+    _prove_all(runtime, pattern, prover, OPTIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_every_form_is_proven_with_all_options(runtime: str, pattern: Pattern, prover: Prover) -> None:
+    _prove_all(runtime, pattern, prover, itertools.product(((2, 2), (6, 2)), (8, 5), MASKS, (False, True), (None, 3.0)))
+
+
+def _prove_all(
+    runtime: str,
+    pattern: Pattern,
+    prover: Prover,
+    options: Iterable[tuple[tuple[int, int], int, MaskKind, bool, float | None]],
+) -> None:
+    for heads, size, mask, bias, softcap in options:
+        spec = SoftmaxAttention(*heads, 8, value_head_dim=size, pattern=pattern, mask=mask, bias=bias, softcap=softcap)
+        proven = _check_all(prover, runtime, Core(spec, square=isinstance(pattern, Causal) and mask == "none"))
         assert proven, f"nothing writes {spec.summary()} for {runtime}"
 
 
@@ -367,10 +391,10 @@ _OPTIONAL = ("q_num_heads", "kv_num_heads")
 
 
 def _node_tests() -> dict[str, Any]:
-    from onnx.backend.test.loader import load_model_tests
+    from onnx.backend.test.case.node import collect_testcases_by_operator
 
     found = {}
-    for case in load_model_tests(kind="node"):
+    for case in collect_testcases_by_operator("Attention"):
         if case.name.startswith("test_attention_4d") and not case.name.endswith("_expanded"):
             model = onnx.load(Path(case.model_dir) / "model.onnx") if case.model is None else case.model
             if _expressible(model):

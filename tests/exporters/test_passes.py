@@ -252,7 +252,7 @@ class Tiny(nn.Module):
         return {"hidden": self.feed(x), "first": x[:, 0]}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tiny(captured: Callable[..., Any]) -> Any:
     """The canonical model of `Tiny`."""
     axes = {0: "batch", 1: "sequence"}
