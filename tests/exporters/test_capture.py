@@ -237,7 +237,6 @@ def _future(scores: Tensor) -> Tensor:
 BETWEEN: dict[str, Callable[[Tensor], Tensor]] = {
     "nothing": lambda s: s,
     "scale": lambda s: s / 2.0,
-    "masked_fill": lambda s: s.masked_fill(_future(s), -torch.inf),
     "added": lambda s: s + torch.where(_future(s), -1e9, 0.0),
     "softcap": lambda s: 3 * torch.tanh(s / 3),
     "sign": lambda s: -s,
