@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,13 +62,15 @@ def export(
     targets = _targets(runtimes)
     if lowering is not None:
         get(lowering)
-    say("loading the model")
-    source = _source(model, inputs, dynamic)
-    say("running PyTorch, the reference")
-    cases = run_reference(source)
-    say("capturing the graph")
-    canonical = capture(source, list(cases[0].outputs))
     with ExitStack() as stack:
+        if isinstance(model, torch.nn.Module):
+            stack.enter_context(_modes_kept(model))
+        say("loading the model")
+        source = _source(model, inputs, dynamic)
+        say("running PyTorch, the reference")
+        cases = run_reference(source)
+        say("capturing the graph")
+        canonical = capture(source, list(cases[0].outputs))
         work = stack.enter_context(writing(out, force))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         job = Job(source, canonical, cases, targets, lowering, work, Prover(scratch), say)
@@ -120,3 +122,14 @@ def _source(model: str | torch.nn.Module, inputs: Mapping[str, torch.Tensor] | N
     if inputs is None:
         raise UsageError("a live module needs example inputs: export(module, {'x': tensor}, output=...)")
     return from_module(model, inputs, dynamic)
+
+
+@contextmanager
+def _modes_kept(module: torch.nn.Module) -> Iterator[None]:
+    """A live module is exported in eval mode and handed back as it was, each part in the mode it had."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

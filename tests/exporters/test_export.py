@@ -112,6 +112,24 @@ def test_a_live_module_exports(tmp_path: Path) -> None:
     assert [site.spec.summary() for site in report.sites] == ["2 heads x 4"]
 
 
+def test_a_live_module_keeps_its_modes(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5))
+    module.train()
+    module[1].eval()
+
+    class Named(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.inner(x)
+            return result
+
+    edgeattn.export(Named(), {"x": torch.randn(2, 4)}, output=tmp_path / "out")
+    assert [module.training, module[0].training, module[1].training] == [True, True, False]
+
+
 def test_unmasked_attention_is_right_on_openvino_alone(tmp_path: Path) -> None:
     """Its unmasked kernel goes wrong after a run with a single key; the first golden case is of length 1."""
 

@@ -245,7 +245,7 @@ def _gate(source: Source, canonical: ir.Model, cases: list[ReferenceCase], tmp_p
     return run_gate(tmp_path / "model.onnx", registry.get("onnxruntime"), "cpu", cases, outputs, padding, lambda _: None)
 
 
-SLOW_FAMILIES = {"DistilBert", "Electra", "Roberta"}
+SLOW_FAMILIES = {"DistilBert", "Electra", "Roberta", "T5"}
 
 
 @pytest.mark.parametrize(
