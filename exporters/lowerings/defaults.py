@@ -1,6 +1,6 @@
 """Which form to try first, per runtime: the measured order. The first that accepts the site and whose probe passes wins.
 
-Measured on two x86-64 cores with `benchmarks/`; each row says why.
+Each row says why. Where it says measured: `benchmarks/lowerings.py`, two x86-64 cores.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def _always(core: Core) -> bool:
 
 DEFAULTS = (
     Default("onnxruntime", _long_window, ("blocked", "grouped", "attention-23"), "time and memory linear in the length"),
-    Default("onnxruntime", _grouped, ("grouped",), "no repeated keys and values: 4 to 9 times faster on short queries"),
+    Default("onnxruntime", _grouped, ("grouped",), "no repeated keys and values"),
     Default("onnxruntime", _long, ("contrib-mha", "attention-23"), "does not hold the scores of a long sequence"),
     Default("onnxruntime", _always, ("attention-23",), "fastest measured up to 2048 keys"),
     Default("openvino", _long_window, ("blocked", "grouped", "contrib-mha"), "time and memory linear in the length"),
-    Default("openvino", _grouped, ("grouped", "grouped-open"), "no repeated keys and values: fastest measured"),
+    Default("openvino", _grouped, ("grouped", "grouped-open"), "no repeated keys and values"),
     Default("openvino", _always, ("contrib-mha", "attention-23"), "imported as a fused attention: fastest measured"),
 )
 FALL_BACK = ("decomposed", "decomposed-open")
