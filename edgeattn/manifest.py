@@ -8,6 +8,7 @@ import sys
 import types
 import typing
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 from edgeattn import spec as specs
@@ -217,7 +218,7 @@ def _decode_union(members: tuple[Any, ...], data: Any, where: str) -> Any:
 def _decode_dataclass(kind: type[_T], data: Any, where: str) -> _T:
     if not isinstance(data, dict):
         raise BundleError(f"{where}: expected an object, got {data!r:.80}")
-    hints = typing.get_type_hints(kind)
+    hints = _type_hints(typing.cast("type", kind))
     known = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if extra := sorted(set(data) - set(known)):
         raise BundleError(f"{where}: unknown field {extra[0]!r}")
@@ -225,3 +226,9 @@ def _decode_dataclass(kind: type[_T], data: Any, where: str) -> _T:
     if missing := [name for name in required if name not in data]:
         raise BundleError(f"{where}: missing field {missing[0]!r}")
     return kind(**{name: _decode(hints[name], item, f"{where}.{name}") for name, item in data.items()})
+
+
+@cache
+def _type_hints(kind: type) -> dict[str, Any]:
+    """Evaluating annotations that are text takes longer than reading the values."""
+    return typing.get_type_hints(kind)

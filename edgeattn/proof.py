@@ -1,15 +1,13 @@
 """A flavour's lowerings were proven on the machine that exported it; on another one they are proven again, once.
 
-What passed is remembered in the user's cache, under a key of the machine and the probes' own digests.
+What passed is noted, under the machine and the probes' own digests.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from pathlib import Path
+from typing import Any
 
+from edgeattn import notes
 from edgeattn.bundle import Bundle
 from edgeattn.errors import BundleError, GateError
 from edgeattn.manifest import Flavour, Probe
@@ -30,12 +28,12 @@ def require_proof(bundle: Bundle, flavour: Flavour, runtime: Runtime, device: st
     if flavour.target == f"{runtime.name}:{device}" and here.items() <= flavour.environment.items():
         return
     probes = [_find(bundle, name) for name in flavour.probes]
-    note = _note(bundle, probes, runtime, device, here)
-    if note is not None and note.exists():
+    proof = _subject(bundle, probes, runtime, device, here)
+    if notes.known("proofs", proof):
         return
     for probe in probes:
         _prove(bundle, flavour, probe, runtime, device)
-    _remember(note)
+    notes.remember("proofs", proof)
 
 
 def _prove(bundle: Bundle, flavour: Flavour, probe: Probe, runtime: Runtime, device: str) -> None:
@@ -55,22 +53,7 @@ def _find(bundle: Bundle, name: str) -> Probe:
     return found
 
 
-def _note(bundle: Bundle, probes: list[Probe], runtime: Runtime, device: str, here: dict[str, str]) -> Path | None:
-    """Where a proof of exactly these probes on exactly this machine is noted; None where there is no home to note it in."""
+def _subject(bundle: Bundle, probes: list[Probe], runtime: Runtime, device: str, here: dict[str, str]) -> list[Any]:
+    """Exactly these probes, with these cases, on exactly this machine."""
     digests = sorted(bundle.manifest.files[probe.file].sha256 for probe in probes)
-    text = json.dumps([GRID, CROSS, runtime.name, device, here, digests], sort_keys=True)
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    return base / "edgeattn" / "proofs" / hashlib.sha256(text.encode()).hexdigest()
-
-
-def _remember(note: Path | None) -> None:
-    if note is None:
-        return
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.touch()
-    except OSError:  # a read-only device proves again at each load
-        return
+    return [GRID, CROSS, runtime.name, device, here, digests]

@@ -7,7 +7,7 @@ A bundle is a folder, or the same folder zipped without compression as `NAME.edg
 
 from edgeattn.bundle.archive import pack
 from edgeattn.bundle.folder import ALLOWED_DOMAINS, MANIFEST, Bundle, digest, weights_name
-from edgeattn.bundle.opening import open_bundle, opening
+from edgeattn.bundle.reading import open_bundle, opening
 from edgeattn.bundle.writing import check_output, seal, writing
 
 __all__ = [

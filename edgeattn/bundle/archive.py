@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from edgeattn.bundle.folder import MANIFEST, MAX_FILES, Bundle, digest, open_folder
 from edgeattn.bundle.writing import sweep, writing
 from edgeattn.errors import BundleError, EdgeAttnError, UsageError
+from edgeattn.notes import cache_folder
 
 
 def pack(bundle: Bundle, output: Path) -> None:
@@ -29,7 +30,7 @@ def pack(bundle: Bundle, output: Path) -> None:
 
 def open_archive(archive: Path) -> Bundle:
     """Unpack, unless the same file was unpacked before, and open. Raises BundleError."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeattn"
+    base = cache_folder()
     try:
         target = base / digest(archive).sha256
         if target.is_dir():

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from edgeattn.exporters.graph import Builder
 from edgeattn.exporters.lowerings.base import Core, Lowering, Operands
+from edgeattn.exporters.lowerings.rows import to_guarded_heads, to_heads, to_rows
 from edgeattn.exporters.lowerings.visibility import visibility
 from edgeattn.spec import AttentionSpec, Causal, Full, SlidingWindow
 
@@ -35,12 +36,10 @@ class MultiHeadAttention(Lowering):
     def lower(self, b: Builder, core: Core, x: Operands) -> ir.Value:
         spec = core.spec
         shown = visibility(b, core, x)
-        inputs = [*_rows(b, spec, x), None, None, shown.full(b, x)]
+        inputs = [*to_rows(b, spec, x), None, None, shown.full(b, x)]
         used = inputs if inputs[-1] is not None else inputs[:3]
         rows = b.op("MultiHeadAttention", *used, domain=DOMAIN, num_heads=spec.q_heads, scale=spec.scale)
-        if spec.mask == "dense" or spec.bias:  # emptiness may differ from head to head
-            return shown.guard(b, _heads(b, rows, spec, x.q))
-        return _heads(b, shown.guard_rows(b, rows, per_batch=x.mask is not None), spec, x.q)
+        return to_guarded_heads(b, rows, shown, spec, x)
 
     def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:
         masked = spec.mask != "none" or spec.bias or not isinstance(spec.pattern, Full)
@@ -79,23 +78,8 @@ class GroupQueryAttention(Lowering):
         if spec.softcap is not None:
             attributes["softcap"] = spec.softcap
         lengths = b.op("Expand", last, b.size(x.q, 0))
-        inputs = [*_rows(b, spec, x), None, None, lengths, b.op("Squeeze", total)]
-        return _heads(b, b.op("GroupQueryAttention", *inputs, domain=DOMAIN, **attributes), spec, x.q)
+        inputs = [*to_rows(b, spec, x), None, None, lengths, b.op("Squeeze", total)]
+        return to_heads(b, b.op("GroupQueryAttention", *inputs, domain=DOMAIN, **attributes), spec, x.q)
 
     def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:
         return batch * spec.q_heads * queries * keys
-
-
-def _rows(b: Builder, spec: AttentionSpec, x: Operands) -> list[ir.Value | None]:
-    """q, k, v as (B, length, heads * size); the transposes cancel against the model's own."""
-    widths = (spec.q_heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.kv_heads * spec.value_head_dim)
-    values = zip((x.q, x.k, x.v), widths, strict=True)
-    return [b.reshape(b.transpose(value, 0, 2, 1, 3), 0, 0, width) for value, width in values]
-
-
-def _heads(b: Builder, rows: ir.Value, spec: AttentionSpec, q: ir.Value) -> ir.Value:
-    """(B, S, H * E) -> (B, H, S, E). The shape is set by hand: shape inference does not know this domain."""
-    if q.shape is not None:
-        rows.type = ir.TensorType(b.dtype)
-        rows.shape = ir.Shape([q.shape[0], q.shape[2], spec.q_heads * spec.value_head_dim])
-    return b.transpose(b.reshape(rows, 0, 0, spec.q_heads, spec.value_head_dim), 0, 2, 1, 3)

@@ -17,6 +17,7 @@ SAMPLES = {
     "full": Core(SoftmaxAttention(4, 4, 32), square=True),
     "key padding": Core(SoftmaxAttention(4, 4, 32, mask="key_padding"), square=True),
     "causal": Core(SoftmaxAttention(4, 4, 32, pattern=Causal()), square=True),
+    "grouped": Core(SoftmaxAttention(6, 2, 32), square=True),
     "grouped causal": Core(SoftmaxAttention(6, 2, 32, pattern=Causal()), square=True),
     "causal window": Core(SoftmaxAttention(4, 4, 32, pattern=SlidingWindow(15, 0)), square=True),
     "softcap": Core(SoftmaxAttention(4, 4, 32, softcap=20.0, mask="key_padding"), square=True),
