@@ -1,7 +1,6 @@
 """Capability probes: does this runtime, on this device, compute one attention core rightly?
 
-A probe is a small model of exactly the form a lowering writes, inputs `q`, `k`, `v` and, as its spec says, `mask` and
-`bias`. It is run over sizes that cross the thresholds at which runtimes switch kernels and compared with
+A probe is a small model of exactly the form a lowering writes, with the inputs that its spec names. It is run over sizes that cross the thresholds at which runtimes switch kernels and compared with
 `edgeattn.naive`. Sizes are (B, S, T): batch, query length, key length.
 """
 
@@ -21,9 +20,10 @@ from edgeattn.machine import cpu_identity
 from edgeattn.manifest import TensorInfo
 from edgeattn.naive import softmax_attention
 from edgeattn.parity import compare_arrays
+from edgeattn.patterns import longest
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import LoadOptions, Runtime, Session
-from edgeattn.spec import AttentionSpec, Full, SlidingWindow
+from edgeattn.spec import AttentionSpec, Causal, Full, PrefixLM, TopK
 
 Array = NDArray[Any]
 Size = tuple[int, int, int]
@@ -36,6 +36,8 @@ CROSS: tuple[Size, ...] = ((1, 1, 7), (2, 7, 1), (2, 5, 64), (1, 1, 128), (2, 65
 
 FAR = 1e4
 """How far the scores of hidden keys lie above the visible ones in the adversarial cases."""
+_SATURATED = 30.0
+"""tanh of it is 1 in every float type."""
 _SPREAD = 1.5
 """Standard deviation of the scores: far from uniform attention, and within what float32 resolves."""
 
@@ -72,7 +74,7 @@ def run_probe(
         RuntimeMissingError: the runtime or the device is not there, so nothing can be said about it.
     """
     engine = registry.get(runtime) if isinstance(runtime, str) else runtime
-    chosen = sizes if sizes is not None else (*GRID, *(() if square else CROSS))
+    chosen = sizes if sizes is not None else sizes_for(spec, square)
     try:
         with engine.load(model_path, LoadOptions(device=device, spin=False)) as session:
             return _sweep(session, spec, chosen)
@@ -80,6 +82,15 @@ def run_probe(
         raise
     except EdgeAttnError as error:
         return ProbeResult(False, str(error), float("nan"))
+
+
+def sizes_for(spec: AttentionSpec, square: bool) -> tuple[Size, ...]:
+    """The sizes a form is probed at: GRID, CROSS unless S == T always, and none beyond what a layout describes."""
+    limit = longest(spec.pattern)
+    chosen = (*GRID, *(() if square or spec.mask == "document" else CROSS))
+    if limit is None:
+        return chosen
+    return (*(size for size in chosen if max(size[1:]) < limit), (1, limit, limit))
 
 
 def environment(runtime: Runtime | str, device: str) -> dict[str, str]:
@@ -101,17 +112,18 @@ def _cases(spec: AttentionSpec, size: Size, inputs: tuple[TensorInfo, ...]) -> t
 def _all_feeds(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo]) -> Iterator[tuple[str, dict[str, Array]]]:
     """A plain case, then those where what must stay hidden shouts."""
     yield "plain", _plain(spec, size, inputs)
-    if spec.mask != "none" and size[2] > 1:
+    if spec.mask in ("key_padding", "dense") and size[2] > 1:
         yield "masked keys far above visible ones", _hidden_keys_shout(spec, size, inputs)
-    if not isinstance(spec.pattern, Full):
-        yield "keys outside the pattern far above those inside", _ramp(spec, size, inputs, rising=True)
-        if isinstance(spec.pattern, SlidingWindow) and spec.pattern.left is not None:
-            yield "keys left of the window far above those inside", _ramp(spec, size, inputs, rising=False)
+    if spec.score == "additive" or (isinstance(spec.pattern, Full) and spec.mask != "document"):
+        return  # an additive score is bounded by its weight, so it cannot climb from key to key
+    yield "later keys far above earlier ones", _ramp(spec, size, inputs, rising=True)
+    if not isinstance(spec.pattern, Causal | PrefixLM):
+        yield "earlier keys far above later ones", _ramp(spec, size, inputs, rising=False)
 
 
 def _sweep(session: Session, spec: AttentionSpec, sizes: Sequence[Size]) -> ProbeResult:
     highest = 0.0
-    free = tuple(info for info in session.inputs if info.name in ("mask", "bias"))
+    free = tuple(info for info in session.inputs if info.name not in ("q", "k", "v"))
     for size in sizes:
         for case in _cases(spec, size, free):
             got = session.run(case.feeds)[session.outputs[0].name]
@@ -127,7 +139,7 @@ def _plain(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo]) -> dic
     """Random scores; masks with padding at the end of a row and, for B > 1, a last row with nothing visible."""
     rng = np.random.default_rng([1, *size])
     feeds = _arrays(spec, size, inputs, rng)
-    if "mask" in feeds:
+    if spec.mask in ("key_padding", "dense"):
         mask = feeds["mask"]
         mask[..., max(1, (size[2] * 3) // 4) :] = False
         if spec.mask == "dense":
@@ -149,11 +161,8 @@ def _hidden_keys_shout(spec: AttentionSpec, size: Size, inputs: Sequence[TensorI
     shown[:, -1] = True
     mask = feeds["mask"]
     mask[...] = shown if mask.ndim == 2 else shown[: mask.shape[0], None, None, :]
-    feeds["q"][..., 0] = 1.0
-    feeds["k"][..., 0] = 0.0
-    loud = np.zeros_like(feeds["k"])
-    loud[..., 0] = FAR / spec.scale
-    feeds["k"] = np.where(shown[:, None, :, None], feeds["k"], loud)
+    loud = np.where(shown, 0.0, 1.0)[:, None, :]
+    _shout(spec, feeds, loud)
     return feeds
 
 
@@ -161,14 +170,23 @@ def _ramp(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo], rising:
     """Scores that climb by FAR from each key to the next (or down), so that a key just outside the pattern shouts."""
     rng = np.random.default_rng([3, rising, *size])
     feeds = _arrays(spec, size, inputs, rng)
-    feeds["q"][..., 0] = 1.0
-    step = FAR / spec.scale * (1 if rising else -1)
-    feeds["k"][..., 0] = step * np.arange(size[2], dtype=np.float32)
+    _shout(spec, feeds, np.arange(size[2])[None, None, :] * (1.0 if rising else -1.0))
     return feeds
 
 
+def _shout(spec: AttentionSpec, feeds: dict[str, Array], loud: Array) -> None:
+    """Lift the scores of keys by `loud` (B or 1, 1, T) times FAR, in place, through the first of the D sizes."""
+    if spec.score == "additive":
+        feeds["q"][..., 0] = 0.0
+        feeds["k"][..., 0] = _SATURATED * loud
+        feeds["score_weight"][..., 0] = FAR / spec.scale
+        return
+    feeds["q"][..., 0] = 1.0
+    feeds["k"][..., 0] = FAR / spec.scale * loud
+
+
 def _arrays(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo], rng: np.random.Generator) -> dict[str, Array]:
-    """q, k, v with scores of standard deviation _SPREAD; every key visible; a normal bias."""
+    """q, k, v with scores of standard deviation _SPREAD; every key visible; the rest at random."""
     batch, queries, keys = size
     gain = _SPREAD / (spec.scale * spec.head_dim**0.5)
     feeds: dict[str, Array] = {
@@ -176,14 +194,31 @@ def _arrays(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo], rng: 
         "k": rng.standard_normal((batch, spec.kv_heads, keys, spec.head_dim)),
         "v": rng.standard_normal((batch, spec.kv_heads, keys, spec.value_head_dim)),
     }
+    if isinstance(spec.normalizer, TopK):  # exact products: which score is higher is then no matter of rounding
+        feeds |= {name: np.clip(np.round(feeds[name]), -3, 3) for name in ("q", "k")}
+    if spec.bias:
+        feeds["bias"] = rng.standard_normal(_shape(inputs, "bias", spec, size))
+    if spec.sink:
+        feeds["sink"] = 1.0 + rng.standard_normal(spec.q_heads)
+    if spec.score == "additive":
+        feeds["score_weight"] = rng.standard_normal((spec.q_heads, spec.head_dim))
     feeds = {name: array.astype(np.float32) for name, array in feeds.items()}
     if spec.mask == "key_padding":
         feeds["mask"] = np.ones((batch, keys), dtype=bool)
     elif spec.mask == "dense":
         feeds["mask"] = np.ones(_shape(inputs, "mask", spec, size), dtype=bool)
-    if spec.bias:
-        feeds["bias"] = rng.standard_normal(_shape(inputs, "bias", spec, size)).astype(np.float32)
+    elif spec.mask == "document":
+        feeds["mask"] = _documents(batch, keys, rng)
+    if isinstance(spec.pattern, PrefixLM):
+        feeds["prefix"] = rng.integers(0, keys + 1, batch)
     return feeds
+
+
+def _documents(batch: int, length: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Packed rows: documents of some tokens each, the last fifth padding; numbers that come again are one document."""
+    numbers = np.cumsum(rng.random((batch, length)) < 0.15, axis=1) % 5
+    padding = np.arange(length) >= max(1, length - length // 5)
+    return np.where(padding, -1 - numbers, numbers).astype(np.int64)
 
 
 def _shape(inputs: Sequence[TensorInfo], name: str, spec: AttentionSpec, size: Size) -> tuple[int, ...]:

@@ -12,71 +12,73 @@ import dataclasses
 import hashlib
 import json
 import math
-import sys
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
+from edgeattn import normalizers, patterns
 from edgeattn.errors import SpecError
+from edgeattn.fields import build, check_flag, check_int, check_one_of, finite
+from edgeattn.normalizers import Entmax15, Normalizer, Sigmoid, Softmax, Sparsemax, TopK
+from edgeattn.patterns import (
+    Alignment,
+    BlockSparse,
+    Causal,
+    Dilated,
+    Fixed,
+    Full,
+    GlobalLocal,
+    Pattern,
+    PrefixLM,
+    SlidingWindow,
+    Strided,
+)
 
-_T = TypeVar("_T")
+__all__ = [
+    "Alignment",
+    "AttentionSpec",
+    "BlockSparse",
+    "Causal",
+    "Dilated",
+    "Entmax15",
+    "Fixed",
+    "Full",
+    "GlobalLocal",
+    "MaskKind",
+    "Normalizer",
+    "Pattern",
+    "PrefixLM",
+    "Score",
+    "Sigmoid",
+    "SlidingWindow",
+    "Softmax",
+    "SoftmaxAttention",
+    "Sparsemax",
+    "Strided",
+    "TopK",
+    "from_dict",
+    "from_json",
+    "function_name",
+    "to_dict",
+    "to_json",
+]
 
-Alignment = Literal["upper_left", "lower_right"]
-"""Where the diagonal of a pattern lies when S != T: at the first key (`upper_left`, as `is_causal` of torch and ONNX
-without a past) or so that the last query meets the last key (`lower_right`, as with a KV cache)."""
+MaskKind = Literal["none", "key_padding", "dense", "document"]
+"""`key_padding`: bool (B, T). `dense`: bool, broadcastable to (B, H, S, T). True takes part. `document`: int64 (B, T), for
+S == T: a position sees those with the same number; a negative number is padding."""
 
-MaskKind = Literal["none", "key_padding", "dense"]
-"""`key_padding`: bool (B, T). `dense`: bool, broadcastable to (B, H, S, T). True takes part."""
-
-
-@dataclass(frozen=True, slots=True)
-class Full:
-    """Every query sees every key."""
-
-
-@dataclass(frozen=True, slots=True)
-class Causal:
-    """Query i sees key j when j <= i + offset; offset is 0 (`upper_left`) or T - S (`lower_right`)."""
-
-    alignment: Alignment = "upper_left"
-
-    def __post_init__(self) -> None:
-        _one_of("alignment", self.alignment, get_args(Alignment))
-
-
-@dataclass(frozen=True, slots=True)
-class SlidingWindow:
-    """Query i sees key j when -left <= j - i - offset <= right. None on a side means no limit there.
-
-    A causal window of W keys is `SlidingWindow(left=W - 1, right=0)` (ONNX left_window_size, right_window_size).
-    """
-
-    left: int | None
-    right: int | None
-    alignment: Alignment = "upper_left"
-
-    def __post_init__(self) -> None:
-        for side, value in (("left", self.left), ("right", self.right)):
-            if value is not None and (not _is_int(value) or value < 0):
-                raise SpecError(f"SlidingWindow.{side} must be a whole number >= 0 or None, got {value!r}")
-        if self.left is None and self.right is None:
-            raise SpecError("SlidingWindow without a left and a right limit hides nothing: use Full()")
-        if self.left is None and self.right == 0:
-            raise SpecError("SlidingWindow(left=None, right=0) is Causal(): use that")
-        _one_of("alignment", self.alignment, get_args(Alignment))
-
-
-Pattern = Full | Causal | SlidingWindow
-_PATTERNS: dict[str, type[Pattern]] = {"full": Full, "causal": Causal, "sliding_window": SlidingWindow}
-_PATTERN_NAMES = {cls: name for name, cls in _PATTERNS.items()}
+Score = Literal["dot", "additive"]
+"""`dot`: scale * q k^T. `additive`: scale * sum over D of w * tanh(q + k), w the input `score_weight` (H, D)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoftmaxAttention:
-    """softmax(softcap(scale * q k^T) + bias, over the visible keys) v.
+    """normalizer(softcap(score(q, k)) + bias, over the visible keys) v: softmax attention and its close relatives.
 
-    Inputs of a node, in this order: q (B, H, S, D), k (B, K, T, D), v (B, K, T, E), then `mask` when `mask != "none"`
-    and `bias` (float, broadcastable to (B, H, S, T)) when `bias`. Output: (B, H, S, E). Query head h reads key/value
-    head h // (H / K). A query that sees no key gives zeros.
+    Inputs of a node, in this order, those after v only where the spec asks for them: q (B, H, S, D), k (B, K, T, D),
+    v (B, K, T, E); `mask`; `bias`, float, broadcastable to (B, H, S, T); `sink`, float (H,): the score of a key that
+    takes its share of the softmax and has no value (https://arxiv.org/abs/2508.10925); `score_weight`, float (H, D), for
+    additive scores (Bahdanau et al., 2014, https://arxiv.org/abs/1409.0473); `prefix`, int64 (B,), for PrefixLM.
+    Output: (B, H, S, E). Query head h reads key/value head h // (H / K). A query that sees no key gives zeros.
 
     Raises:
         SpecError: a field, or a combination of fields, that no attention can have.
@@ -88,36 +90,56 @@ class SoftmaxAttention:
     value_head_dim: int = 0
     """0 means the same as `head_dim`; the stored value is never 0."""
     scale: float = 0.0
-    """0 means 1/sqrt(head_dim); the stored value is never 0."""
-    pattern: Pattern = Full()
+    """0 means 1/sqrt(head_dim), for additive scores 1; the stored value is never 0."""
+    pattern: Pattern = Full()  # noqa: RUF009 - frozen and without fields
     softcap: float | None = None
     """cap * tanh(score / cap), before bias and mask (Gemma 2; ONNX `softcap`)."""
     mask: MaskKind = "none"
     bias: bool = False
+    sink: bool = False
+    score: Score = "dot"
+    normalizer: Normalizer = Softmax()  # noqa: RUF009 - likewise
 
     def __post_init__(self) -> None:
         for name in ("q_heads", "kv_heads", "head_dim"):
-            _positive_int(name, getattr(self, name))
+            check_int(name, getattr(self, name))
         if self.value_head_dim == 0:
             object.__setattr__(self, "value_head_dim", self.head_dim)
-        _positive_int("value_head_dim", self.value_head_dim)
+        check_int("value_head_dim", self.value_head_dim)
+        check_one_of("mask", self.mask, get_args(MaskKind))
+        check_one_of("score", self.score, get_args(Score))
+        check_flag("bias", self.bias)
+        check_flag("sink", self.sink)
+        patterns.check_pattern(self.pattern)
+        normalizers.check_normalizer(self.normalizer)
+        self._store_numbers()
+        self._check_together()
+
+    def _store_numbers(self) -> None:
+        """Stored as floats: 2 and 2.0 are equal, and so must be their JSON and with it the operator's name."""
+        usual = self._usual_scale
+        scale = usual if self.scale == 0 else finite("scale", self.scale)
+        # head_dim**-0.5 may differ from it in the last bit, yet is the same attention
+        object.__setattr__(self, "scale", usual if math.isclose(scale, usual, rel_tol=1e-9) else scale)
+        if self.softcap is not None:
+            object.__setattr__(self, "softcap", finite("softcap", self.softcap))
+
+    def _check_together(self) -> None:
         if self.q_heads % self.kv_heads:
             raise SpecError(
                 f"q_heads ({self.q_heads}) must be a multiple of kv_heads ({self.kv_heads}), "
                 "since each key/value head serves an equal group of query heads"
             )
-        # Stored as floats: 2 and 2.0 are equal, and so must be their JSON and with it the operator's name.
-        usual = 1.0 / math.sqrt(self.head_dim)
-        scale = usual if self.scale == 0 else _positive_float("scale", self.scale)
-        # head_dim**-0.5 may differ from it in the last bit, yet is the same attention
-        object.__setattr__(self, "scale", usual if math.isclose(scale, usual, rel_tol=1e-9) else scale)
-        if self.softcap is not None:
-            object.__setattr__(self, "softcap", _positive_float("softcap", self.softcap))
-        if type(self.pattern) not in _PATTERN_NAMES:
-            raise SpecError(f"pattern must be one of {', '.join(c.__name__ for c in _PATTERN_NAMES)}, got {self.pattern!r}")
-        _one_of("mask", self.mask, get_args(MaskKind))
-        if not isinstance(self.bias, bool):
-            raise SpecError(f"bias must be True or False, got {self.bias!r}")
+        if self.sink and not isinstance(self.normalizer, Softmax):
+            raise SpecError(f"a sink takes its share of a softmax's sum; {self.normalizer.summary()} has no such sum")
+        if isinstance(self.pattern, BlockSparse) and len(self.pattern.layout) not in (1, self.q_heads):
+            raise SpecError(
+                f"BlockSparse.layout has {len(self.pattern.layout)} tables; expected 1 for all heads, or q_heads ({self.q_heads})"
+            )
+
+    @property
+    def _usual_scale(self) -> float:
+        return 1.0 if self.score == "additive" else 1.0 / math.sqrt(self.head_dim)
 
     @property
     def group(self) -> int:
@@ -127,7 +149,23 @@ class SoftmaxAttention:
     @property
     def input_names(self) -> tuple[str, ...]:
         """The node's inputs in order."""
-        return ("q", "k", "v", *(["mask"] if self.mask != "none" else []), *(["bias"] if self.bias else []))
+        return ("q", "k", "v", *(name for name, asked in self.asks.items() if asked))
+
+    @property
+    def asks(self) -> dict[str, bool]:
+        """Whether the node has each of the inputs after v."""
+        return {
+            "mask": self.mask != "none",
+            "bias": self.bias,
+            "sink": self.sink,
+            "score_weight": self.score == "additive",
+            "prefix": isinstance(self.pattern, PrefixLM),
+        }
+
+    @property
+    def plain(self) -> bool:
+        """A softmax of dot products and nothing else, which is what fused operators compute (masks and patterns aside)."""
+        return self.score == "dot" and isinstance(self.normalizer, Softmax) and not self.sink
 
     def summary(self) -> str:
         """One line for tables: `12 heads x 32, key_padding mask`."""
@@ -135,38 +173,35 @@ class SoftmaxAttention:
             f"{self.q_heads} head{'s' * (self.q_heads > 1)}" if self.group == 1 else f"{self.q_heads}q/{self.kv_heads}kv heads"
         )
         size = f"{self.head_dim}" if self.value_head_dim == self.head_dim else f"{self.head_dim}/{self.value_head_dim}"
-        parts = [f"{heads} x {size}"]
-        if not isinstance(self.pattern, Full):
-            parts.append(describe_pattern(self.pattern))
-        if not math.isclose(self.scale, self.head_dim**-0.5, rel_tol=1e-6):
-            parts.append(f"scale {self.scale:g}")
-        if self.softcap is not None:
-            parts.append(f"softcap {self.softcap:g}")
-        if self.mask != "none":
-            parts.append(f"{self.mask} mask")
-        if self.bias:
-            parts.append("bias")
-        return ", ".join(parts)
+        usual = math.isclose(self.scale, self._usual_scale, rel_tol=1e-6)
+        parts = {
+            f"{heads} x {size}": True,
+            f"{self.score} score": self.score != "dot",
+            self.pattern.summary(): not isinstance(self.pattern, Full),
+            f"scale {self.scale:g}": not usual,
+            f"softcap {self.softcap or 0:g}": self.softcap is not None,
+            f"{self.mask} mask": self.mask != "none",
+            "bias": self.bias,
+            "sink": self.sink,
+            self.normalizer.summary(): not isinstance(self.normalizer, Softmax),
+        }
+        return ", ".join(part for part, said in parts.items() if said)
 
 
 AttentionSpec = SoftmaxAttention
 """The union of the kinds of attention core; softmax attention is its first member."""
 
-
-def describe_pattern(pattern: Pattern) -> str:
-    """`causal`, `window [127, 0]`, ..."""
-    name = _PATTERN_NAMES[type(pattern)]
-    if isinstance(pattern, SlidingWindow):
-        sides = ["all" if side is None else str(side) for side in (pattern.left, pattern.right)]
-        name = f"window [{sides[0]}, {sides[1]}]"
-    aligned = getattr(pattern, "alignment", "upper_left")
-    return name if aligned == "upper_left" else f"{name} {aligned}"
+_LATER: dict[str, Any] = {"sink": False, "score": "dot", "normalizer": Softmax()}
+"""Fields that are written only where they differ, so that specs without them keep their JSON and their operator's name."""
 
 
 def to_dict(spec: AttentionSpec) -> dict[str, Any]:
     """A JSON-ready dict; `from_dict` reads it back."""
-    fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
-    fields["pattern"] = {"type": _PATTERN_NAMES[type(spec.pattern)], **dataclasses.asdict(spec.pattern)}
+    values = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
+    fields = {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
+    fields["pattern"] = patterns.to_dict(spec.pattern)
+    if "normalizer" in fields:
+        fields["normalizer"] = normalizers.to_dict(spec.normalizer)
     return {"type": "softmax", **fields}
 
 
@@ -180,8 +215,10 @@ def from_dict(data: Any) -> AttentionSpec:
         raise SpecError(f"expected an attention spec of type 'softmax', got {data!r:.80}")
     fields = {key: value for key, value in data.items() if key != "type"}
     if "pattern" in fields:
-        fields["pattern"] = _pattern_from_dict(fields["pattern"])
-    return _construct(SoftmaxAttention, fields)
+        fields["pattern"] = patterns.from_dict(fields["pattern"])
+    if "normalizer" in fields:
+        fields["normalizer"] = normalizers.from_dict(fields["normalizer"])
+    return build(SoftmaxAttention, fields)
 
 
 def to_json(spec: AttentionSpec) -> str:
@@ -201,37 +238,3 @@ def from_json(text: str) -> AttentionSpec:
 def function_name(spec: AttentionSpec) -> str:
     """`Attention_<short hash>`: the operator name of this spec's canonical node, one per distinct spec."""
     return f"Attention_{hashlib.sha256(to_json(spec).encode()).hexdigest()[:8]}"
-
-
-def _pattern_from_dict(data: Any) -> Pattern:
-    kind = data.get("type") if isinstance(data, dict) else None
-    if not isinstance(kind, str) or kind not in _PATTERNS:
-        raise SpecError(f"expected a pattern of type {', '.join(_PATTERNS)}, got {data!r:.80}")
-    return _construct(_PATTERNS[kind], {key: value for key, value in data.items() if key != "type"})
-
-
-def _construct(cls: type[_T], fields: dict[str, Any]) -> _T:
-    try:
-        return cls(**fields)
-    except TypeError as error:
-        raise SpecError(f"{cls.__name__}: {error}") from error
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _positive_int(name: str, value: object) -> None:
-    if not _is_int(value) or value < 1:  # type: ignore[operator]
-        raise SpecError(f"{name} must be a whole number >= 1, got {value!r}")
-
-
-def _positive_float(name: str, value: object) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max:
-        return float(value)
-    raise SpecError(f"{name} must be a finite number > 0, got {value!r}")
-
-
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SpecError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -29,6 +29,12 @@ class Builder:
         """One node with one output."""
         return self._tape.op(op_type, list(inputs), attributes, domain=domain)
 
+    def ops(
+        self, op_type: str, *inputs: ir.Value | None, outputs: int, domain: str = "", **attributes: Any
+    ) -> Sequence[ir.Value]:
+        """One node with several outputs."""
+        return self._tape.op_multi_out(op_type, list(inputs), attributes, num_outputs=outputs, domain=domain)
+
     def ints(self, *values: int) -> ir.Value:
         """A 1-D int64 constant."""
         return self.op("Constant", value=ir.tensor(np.array(values, dtype=np.int64)))

@@ -11,9 +11,10 @@ from edgeattn.exporters.graph import IR_VERSION
 from edgeattn.exporters.lower import lower
 from edgeattn.exporters.lowerings.base import Core, Lowering
 from edgeattn.exporters.sites import DOMAIN
+from edgeattn.patterns import Pattern, always_sees
 from edgeattn.probe import ProbeResult, run_probe
 from edgeattn.runtimes.base import Runtime
-from edgeattn.spec import AttentionSpec, Full, SlidingWindow, function_name
+from edgeattn.spec import function_name
 
 SITE = "probe"
 
@@ -47,21 +48,28 @@ class Prover:
 
 def square_only(lowering: Lowering, core: Core) -> bool:
     """Whether the form relies on S == T: the site promises it, and without the promise it is refused or written otherwise."""
-    return core.square and (lowering.accepts(_free(core)) is not None or _leans_on_square(core.spec))
+    leans = core.spec.mask == "document" or _leans_on_square(core.spec.pattern)
+    return core.square and (leans or lowering.accepts(_free(core)) is not None)
 
 
 def probe_model(lowering: Lowering, core: Core) -> ir.Model:
     """A model of inputs q, k, v and, as the spec says, mask and bias, with the core written by `lowering`."""
     spec = core.spec
     keys = "queries" if square_only(lowering, core) else "keys"
+    rows: list[int | str] = ["batch", keys]
     dims: dict[str, list[int | str]] = {
         "q": ["batch", spec.q_heads, "queries", spec.head_dim],
         "k": ["batch", spec.kv_heads, keys, spec.head_dim],
         "v": ["batch", spec.kv_heads, keys, spec.value_head_dim],
-        "mask": ["batch", keys] if spec.mask == "key_padding" else _placed(core.mask_dims, keys),
+        "mask": _placed(core.mask_dims, keys) if spec.mask == "dense" else rows,
         "bias": _placed(core.bias_dims, keys),
+        "sink": [spec.q_heads],
+        "score_weight": [spec.q_heads, spec.head_dim],
+        "prefix": ["batch"],
     }
-    inputs = [_input(name, dims[name]) for name in spec.input_names]
+    whole = {"prefix", "mask"} if spec.mask == "document" else {"prefix"}
+    kinds = dict.fromkeys(dims, ir.DataType.FLOAT) | {"mask": ir.DataType.BOOL} | dict.fromkeys(whole, ir.DataType.INT64)
+    inputs = [ir.val(name, kinds[name], ir.Shape(dims[name])) for name in spec.input_names]
     node = canonical_node(spec, inputs, name=SITE)
     output = node.outputs[0]
     output.name, output.type = "out", ir.TensorType(ir.DataType.FLOAT)
@@ -83,19 +91,12 @@ def _placed(dims: tuple[int | None, ...], keys: str) -> list[int | str]:
     return [name if size is None else size for size, name in zip(dims, names[-len(dims) :], strict=True)]
 
 
-def _input(name: str, dims: list[int | str]) -> ir.Value:
-    dtype = ir.DataType.BOOL if name == "mask" else ir.DataType.FLOAT
-    return ir.val(name, dtype, ir.Shape(dims))
-
-
 def _free(core: Core) -> Core:
     return Core(core.spec, square=False, max_keys=core.max_keys, mask_dims=core.mask_dims, bias_dims=core.bias_dims)
 
 
-def _leans_on_square(spec: AttentionSpec) -> bool:
-    """Whether a pattern is written otherwise where S == T: a lower-right diagonal is then an upper-left one, and no
-    query of a window sees nothing."""
-    pattern = spec.pattern
-    if isinstance(pattern, Full):
-        return False
-    return pattern.alignment == "lower_right" or (isinstance(pattern, SlidingWindow) and pattern.left is not None)
+def _leans_on_square(pattern: Pattern) -> bool:
+    """Whether a pattern is written otherwise where S == T: a lower-right diagonal is then an upper-left one, and a
+    query that might see nothing sees itself."""
+    aligned = getattr(pattern, "alignment", "upper_left")
+    return aligned == "lower_right" or always_sees(pattern, square=True) != always_sees(pattern, square=False)

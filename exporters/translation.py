@@ -36,14 +36,15 @@ def _captured() -> Op:
     """The opaque operator; without a schema the exporter refuses to emit it."""
     parameter, option = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.FormalParameterOption
     inputs = [parameter(name, "T") for name in ("q", "k", "v")]
-    inputs += [parameter(name, kind, param_option=option.Optional) for name, kind in (("mask", "B"), ("bias", "T"))]
+    more = {"mask": "M", "bias": "T", "sink": "T", "score_weight": "T", "prefix": "I"}
+    inputs += [parameter(name, kind, param_option=option.Optional) for name, kind in more.items()]
     schema = onnx.defs.OpSchema(
         CAPTURED_OP,
         DOMAIN,
         1,
         inputs=inputs,
         outputs=[parameter("context", "T")],
-        type_constraints=[("T", _FLOATS, ""), ("B", ["tensor(bool)"], "")],
+        type_constraints=[("T", _FLOATS, ""), ("M", ["tensor(bool)", "tensor(int64)"], ""), ("I", ["tensor(int64)"], "")],
         attributes=[onnx.defs.OpSchema.Attribute(SPEC_ATTRIBUTE, onnx.defs.OpSchema.AttrType.STRING)],
     )
     return Op(Opset(DOMAIN, 1), CAPTURED_OP, schema)
@@ -52,8 +53,9 @@ def _captured() -> Op:
 _CAPTURED = _captured()
 
 
-def _attention(q: Any, k: Any, v: Any, mask: Any, bias: Any, spec: str) -> Any:
-    return _CAPTURED(q, k, v, mask, bias, spec=spec)
+def _attention(*tensors_and_spec: Any) -> Any:
+    *tensors, spec = tensors_and_spec
+    return _CAPTURED(*tensors, spec=spec)
 
 
 def _scaled_dot_product_attention(

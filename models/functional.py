@@ -13,12 +13,24 @@ import torch.nn.functional as F  # noqa: N812 - the name that torch's own docume
 from torch import Tensor
 
 from edgeattn.models.attention.checks import check_inputs
-from edgeattn.models.attention.naive import softmax_attention, visible
+from edgeattn.models.attention.naive import masked, softmax_attention, visible
 from edgeattn.spec import AttentionSpec, Causal, Full, from_json, to_json
+
+_TENSORS = 8
+"""Tensors among the operator's arguments."""
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, mask: Tensor | None = None, bias: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    sink: Tensor | None = None,
+    score_weight: Tensor | None = None,
+    prefix: Tensor | None = None,
 ) -> Tensor:
     """One attention core as `spec` describes it.
 
@@ -28,7 +40,11 @@ def attention(
         v: (B, K, T, E).
         spec: what to compute; see `edgeattn.spec.SoftmaxAttention`.
         mask: bool, True takes part; (B, T) for `spec.mask == "key_padding"`, broadcastable to (B, H, S, T) for "dense".
+            For "document" the number of each position's document, int64 (B, T), S == T.
         bias: float, broadcastable to (B, H, S, T), when `spec.bias`.
+        sink: float (H,), when `spec.sink`.
+        score_weight: float (H, D), when `spec.score == "additive"`.
+        prefix: int64 (B,), when `spec.pattern` is PrefixLM.
 
     Returns:
         (B, H, S, E). A query that sees no key gives zeros.
@@ -36,29 +52,49 @@ def attention(
     Raises:
         UsageError: the tensors do not fit the spec.
     """
-    check_inputs(q, k, v, spec, mask, bias)
+    check_inputs(q, k, v, spec, {"mask": mask, "bias": bias, "sink": sink, "score_weight": score_weight, "prefix": prefix})
     if spec.mask == "dense":
         mask = _four_axes(mask)
     bias = _four_axes(bias)
     if torch.compiler.is_exporting():
-        exported: Tensor = operator(q, k, v, mask, bias, _constant_json(spec))
+        exported: Tensor = operator(q, k, v, mask, bias, sink, score_weight, prefix, _constant_json(spec))
         return exported
-    if spec.softcap is not None:
-        return softmax_attention(q, k, v, spec, mask, bias)
-    return _sdpa(q, k, v, spec, mask, bias)
+    if spec.plain and spec.softcap is None:
+        return _sdpa(q, k, v, spec, mask, bias, prefix)
+    return softmax_attention(q, k, v, spec, mask, bias, sink, score_weight, prefix)
 
 
 @torch.library.custom_op("edgeattn::attention", mutates_args=())
-def operator(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, spec: str) -> Tensor:
+def operator(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    sink: Tensor | None,
+    score_weight: Tensor | None,
+    prefix: Tensor | None,
+    spec: str,
+) -> Tensor:
     """`torch.ops.edgeattn.attention`: what `attention` leaves in an exported program; `spec` is canonical JSON.
 
     A dense mask and a bias always have four axes here.
     """
-    return softmax_attention(q, k, v, from_json(spec), mask, bias)
+    return softmax_attention(q, k, v, from_json(spec), mask, bias, sink, score_weight, prefix)
 
 
 @operator.register_fake
-def _fake(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, spec: str) -> Tensor:
+def _fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    sink: Tensor | None,
+    score_weight: Tensor | None,
+    prefix: Tensor | None,
+    spec: str,
+) -> Tensor:
     return q.new_empty((*q.shape[:3], v.shape[3]))
 
 
@@ -69,13 +105,13 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Recomputes the formula: an exported program can still be fine-tuned, at the price of time, not of memory."""
-    wanted = [bool(needs) for needs in ctx.needs_input_grad[:5]]
+    wanted = [bool(needs) for needs in ctx.needs_input_grad[:_TENSORS]]
     with torch.enable_grad():
         inputs = [
             None if x is None else x.detach().requires_grad_(needs) for x, needs in zip(ctx.saved_tensors, wanted, strict=True)
         ]
-        q, k, v, mask, bias = inputs
-        output = softmax_attention(q, k, v, from_json(ctx.spec), mask, bias)  # type: ignore[arg-type]
+        q, k, v, *rest = inputs
+        output = softmax_attention(q, k, v, from_json(ctx.spec), *rest)  # type: ignore[arg-type]
         leaves = [x for x, needs in zip(inputs, wanted, strict=True) if x is not None and needs]
         grads = iter(torch.autograd.grad(output, leaves, grad))
     return (*(next(grads) if needs else None for needs in wanted), None)
@@ -84,24 +120,28 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 operator.register_autograd(_backward, setup_context=_save)
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, mask: Tensor | None, bias: Tensor | None) -> Tensor:
+def _sdpa(
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, mask: Tensor | None, bias: Tensor | None, prefix: Tensor | None
+) -> Tensor:
     causal = spec.pattern == Causal("upper_left") and mask is None and bias is None
     return F.scaled_dot_product_attention(
         q,
         k,
         v,
-        attn_mask=None if causal else _merged_mask(q, k, spec, mask, bias),
+        attn_mask=None if causal else _merged_mask(q, k, spec, mask, bias, prefix),
         is_causal=causal,
         scale=spec.scale,
         enable_gqa=spec.group > 1,
     )
 
 
-def _merged_mask(q: Tensor, k: Tensor, spec: AttentionSpec, mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
+def _merged_mask(
+    q: Tensor, k: Tensor, spec: AttentionSpec, mask: Tensor | None, bias: Tensor | None, prefix: Tensor | None
+) -> Tensor | None:
     """Pattern, mask and bias as the one `attn_mask` that scaled_dot_product_attention takes; None hides nothing."""
-    shown = None if isinstance(spec.pattern, Full) else visible(spec.pattern, q.shape[2], k.shape[2], q.device)
+    shown = None if isinstance(spec.pattern, Full) else visible(spec.pattern, q.shape[2], k.shape[2], q.device, prefix)
     if mask is not None:
-        mask = mask[:, None, None, :] if spec.mask == "key_padding" else mask
+        mask = masked(spec, mask)
         shown = mask if shown is None else shown & mask
     if bias is None or shown is None:
         return shown if bias is None else bias

@@ -9,7 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from edgeattn.exporters.graph import Builder
-from edgeattn.spec import AttentionSpec
+from edgeattn.spec import AttentionSpec, Softmax
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,23 @@ class Operands:
     v: ir.Value
     mask: ir.Value | None = None
     bias: ir.Value | None = None
+    sink: ir.Value | None = None
+    score_weight: ir.Value | None = None
+    prefix: ir.Value | None = None
 
     @classmethod
     def of(cls, spec: AttentionSpec, inputs: list[ir.Value]) -> Operands:
         """Operands from a canonical node's inputs, in the spec's order."""
         return cls(**dict(zip(spec.input_names, inputs, strict=True)))
+
+
+def beyond_softmax(spec: AttentionSpec) -> str | None:
+    """Why a form that only knows the softmax of dot products cannot express `spec`; None where it can."""
+    if spec.score != "dot":
+        return f"it has no {spec.score} scores"
+    if not isinstance(spec.normalizer, Softmax):
+        return f"it has no {spec.normalizer.summary()}"
+    return "it has no sink" if spec.sink else None
 
 
 class Lowering(abc.ABC):

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeattn.exporters.graph import Builder
-from edgeattn.exporters.lowerings.base import Core, Lowering, Operands
+from edgeattn.exporters.lowerings.base import Core, Lowering, Operands, beyond_softmax
 from edgeattn.exporters.lowerings.decomposed import capped
 from edgeattn.spec import AttentionSpec, SlidingWindow
 
@@ -56,13 +56,15 @@ class BlockedWindow(Lowering):
 
     def accepts(self, core: Core) -> str | None:
         spec = core.spec
+        if reason := beyond_softmax(spec):
+            return reason
         if not isinstance(spec.pattern, SlidingWindow):
             return "it is for sliding windows"
         if spec.pattern.left is None or spec.pattern.right is None:
             return "the window has no limit on one side"
         if not core.square:
             return "the graph does not show that query and key length are equal"
-        return "it takes no dense mask and no bias" if spec.mask == "dense" or spec.bias else None
+        return "it takes no mask but key padding, and no bias" if spec.mask in ("dense", "document") or spec.bias else None
 
     def lower(self, b: Builder, core: Core, x: Operands) -> ir.Value:
         spec = core.spec

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeattn.exporters.graph import Builder
-from edgeattn.exporters.lowerings.base import Core, Lowering, Operands
+from edgeattn.exporters.lowerings.base import Core, Lowering, Operands, beyond_softmax
 from edgeattn.exporters.lowerings.rows import to_guarded_heads, to_heads, to_rows
 from edgeattn.exporters.lowerings.visibility import visibility
 from edgeattn.spec import AttentionSpec, Causal, Full, SlidingWindow
@@ -29,6 +29,8 @@ class MultiHeadAttention(Lowering):
     domains = (DOMAIN,)
 
     def accepts(self, core: Core) -> str | None:
+        if reason := beyond_softmax(core.spec):
+            return reason
         if core.spec.group > 1:
             return f"it needs as many key/value heads as query heads, got {core.spec.q_heads} and {core.spec.kv_heads}"
         return "it has no softcap" if core.spec.softcap is not None else None
@@ -57,6 +59,8 @@ class GroupQueryAttention(Lowering):
 
     def accepts(self, core: Core) -> str | None:
         spec = core.spec
+        if reason := beyond_softmax(spec):
+            return reason
         window = isinstance(spec.pattern, SlidingWindow) and spec.pattern.right == 0
         if not (isinstance(spec.pattern, Causal) or window):
             return "it is always causal"

@@ -1,4 +1,7 @@
-"""MatMul, Softmax, MatMul in standard operators: the form every runtime has, and the body of the canonical function."""
+"""MatMul, Softmax, MatMul in standard operators: the form every runtime has, and the body of the canonical function.
+
+Every score and every normalizer has this form; where a spec says so, the softmax is another function of the scores.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import onnx_ir as ir
 
 from edgeattn.exporters.graph import Builder
 from edgeattn.exporters.lowerings.base import Core, Lowering, Operands
+from edgeattn.exporters.lowerings.normalize import weigh
 from edgeattn.exporters.lowerings.visibility import Visibility, visibility
 from edgeattn.spec import AttentionSpec
 
@@ -15,7 +19,7 @@ class Decomposed(Lowering):
 
     name = "decomposed"
     summary = "MatMul, Softmax, MatMul in standard operators"
-    takes = "every softmax attention"
+    takes = "every attention"
 
     def accepts(self, core: Core) -> str | None:
         return None
@@ -24,8 +28,8 @@ class Decomposed(Lowering):
         spec = core.spec
         k, v = (repeat_heads(b, value, spec) for value in (x.k, x.v))
         shown = self.shown(b, core, x)
-        scores = scaled_scores(b, spec, x.q, k)
-        weights = b.op("Softmax", shown.add(b, scores), axis=-1)
+        scores = scaled_scores(b, spec, x.q, k) if x.score_weight is None else _additive(b, spec, x.q, k, x.score_weight)
+        weights = weigh(b, spec, scores, shown, x)
         return shown.guard(b, b.op("MatMul", weights, v))
 
     def shown(self, b: Builder, core: Core, x: Operands) -> Visibility:
@@ -34,12 +38,20 @@ class Decomposed(Lowering):
 
     def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:
         repeated = keys * (spec.head_dim + spec.value_head_dim) if spec.group > 1 else 0
-        return batch * spec.q_heads * (queries * keys + repeated)
+        wide = spec.head_dim if spec.score == "additive" else 1
+        return batch * spec.q_heads * (queries * keys * wide + repeated)
 
 
 def scaled_scores(b: Builder, spec: AttentionSpec, q: ir.Value, k: ir.Value) -> ir.Value:
     """scale * q k^T with the soft cap. The scale follows the product: runtimes fold it into the MatMul there."""
     return capped(b, spec, b.op("Mul", b.op("MatMul", q, b.transpose(k, 0, 1, 3, 2)), b.number(spec.scale)))
+
+
+def _additive(b: Builder, spec: AttentionSpec, q: ir.Value, k: ir.Value, weight: ir.Value) -> ir.Value:
+    """scale * tanh(q + k) w with the soft cap; (B, H, S, T, D) is held."""
+    together = b.op("Tanh", b.op("Add", b.op("Unsqueeze", q, b.ints(3)), b.op("Unsqueeze", k, b.ints(2))))
+    scores = b.op("Squeeze", b.op("MatMul", together, b.reshape(weight, spec.q_heads, 1, spec.head_dim, 1)), b.ints(4))
+    return capped(b, spec, b.op("Mul", scores, b.number(spec.scale)))
 
 
 def capped(b: Builder, spec: AttentionSpec, scores: ir.Value) -> ir.Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeattn.exporters.graph import Builder
-from edgeattn.exporters.lowerings.base import Core, Lowering, Operands
+from edgeattn.exporters.lowerings.base import Core, Lowering, Operands, beyond_softmax
 from edgeattn.exporters.lowerings.decomposed import scaled_scores
 from edgeattn.exporters.lowerings.visibility import Visibility, visibility
 from edgeattn.spec import AttentionSpec
@@ -19,6 +19,8 @@ class Grouped(Lowering):
     takes = "grouped and multi-query attention (fewer key/value heads than query heads)"
 
     def accepts(self, core: Core) -> str | None:
+        if reason := beyond_softmax(core.spec):
+            return reason
         return None if core.spec.group > 1 else "every query head has its own key head, so there is nothing to group"
 
     def lower(self, b: Builder, core: Core, x: Operands) -> ir.Value:

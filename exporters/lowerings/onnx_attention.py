@@ -7,7 +7,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgeattn.exporters.graph import Builder
-from edgeattn.exporters.lowerings.base import Core, Lowering, Operands
+from edgeattn.exporters.lowerings.base import Core, Lowering, Operands, beyond_softmax
 from edgeattn.exporters.lowerings.rows import to_guarded_heads, to_rows
 from edgeattn.exporters.lowerings.visibility import visibility
 from edgeattn.spec import AttentionSpec, Causal, Full
@@ -20,11 +20,11 @@ class OnnxAttention23(Lowering):
 
     name = "attention-23"
     summary = "one ai.onnx Attention operator (opset 23)"
-    takes = "every softmax attention"
+    takes = "every softmax of dot products"
     opset = 23
 
     def accepts(self, core: Core) -> str | None:
-        return None
+        return beyond_softmax(core.spec)
 
     def lower(self, b: Builder, core: Core, x: Operands) -> ir.Value:
         spec = core.spec

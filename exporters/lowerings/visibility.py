@@ -13,7 +13,9 @@ import onnx_ir as ir
 
 from edgeattn.exporters.graph import Builder
 from edgeattn.exporters.lowerings.base import Core, Operands
-from edgeattn.spec import Causal, Full, Pattern, SlidingWindow
+from edgeattn.exporters.lowerings.formula import GraphPlaces
+from edgeattn.patterns import Full, Pattern, always_sees
+from edgeattn.spec import AttentionSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +53,37 @@ class Visibility:
 def visibility(b: Builder, core: Core, x: Operands, pattern: Pattern | None = None) -> Visibility:
     """Pattern, mask and bias of a site as one tensor. `pattern` replaces the spec's where an operator does part of it."""
     pattern = core.spec.pattern if pattern is None else pattern
-    shown = _pattern(b, core, x, pattern)
-    if x.mask is not None:
-        mask = b.op("Unsqueeze", x.mask, b.ints(1, 2)) if core.spec.mask == "key_padding" else x.mask
-        shown = mask if shown is None else b.op("And", shown, mask)
+    shown = seen(b, core, x, pattern)
     if shown is None and x.bias is None:
         return Visibility(None, None)
     if x.bias is not None:
         return _with_bias(b, shown, x.bias)
     assert shown is not None
-    if x.mask is None and not _may_be_empty(pattern, core.square):
+    if x.mask is None and always_sees(pattern, core.square):
         return Visibility(b.op("Where", shown, b.number(0), b.number(-np.inf)), None)
     nonempty, empty = _rows_seen(b, shown)
     return Visibility(b.op("Where", b.op("Or", shown, empty), b.number(0), b.number(-np.inf)), nonempty)
+
+
+def seen(b: Builder, core: Core, x: Operands, pattern: Pattern) -> ir.Value | None:
+    """Bool, broadcastable to (B, H, S, T): pattern and mask together; None when every key is visible."""
+    shown = None
+    if not isinstance(pattern, Full):
+        shown = pattern.sees(GraphPlaces(b, x.q, x.k, core.square, x.prefix)).value
+    if x.mask is None:
+        return shown
+    mask = _mask(b, core.spec, x.mask)
+    return mask if shown is None else b.op("And", shown, mask)
+
+
+def _mask(b: Builder, spec: AttentionSpec, mask: ir.Value) -> ir.Value:
+    if spec.mask == "dense":
+        return mask
+    keys = b.op("Unsqueeze", mask, b.ints(1, 2))
+    if spec.mask == "key_padding":
+        return keys
+    same = b.op("Equal", b.op("Unsqueeze", mask, b.ints(1, 3)), keys)
+    return b.op("And", same, b.op("GreaterOrEqual", keys, b.index(0)))
 
 
 def _with_bias(b: Builder, shown: ir.Value | None, bias: ir.Value) -> Visibility:
@@ -80,27 +100,3 @@ def _rows_seen(b: Builder, shown: ir.Value) -> tuple[ir.Value, ir.Value]:
     """Per row: 1 or 0 as it sees a key or not, and whether it sees none."""
     nonempty = b.op("ReduceMax", b.op("Cast", shown, to=b.dtype), b.ints(-1), keepdims=1)
     return nonempty, b.op("Equal", nonempty, b.number(0))
-
-
-def _pattern(b: Builder, core: Core, x: Operands, pattern: Pattern) -> ir.Value | None:
-    if isinstance(pattern, Full):
-        return None
-    queries, keys = (b.op("Squeeze", b.size(value, 2)) for value in (x.q, x.k))
-    rows = b.op("Unsqueeze", b.op("Range", b.index(0), queries, b.index(1)), b.ints(1))
-    columns = b.op("Unsqueeze", b.op("Range", b.index(0), keys, b.index(1)), b.ints(0))
-    distance = b.op("Sub", columns, rows)
-    if pattern.alignment == "lower_right" and not core.square:
-        distance = b.op("Sub", distance, b.op("Sub", keys, queries))
-    left, right = (None, 0) if isinstance(pattern, Causal) else (pattern.left, pattern.right)
-    shown = None if right is None else b.op("LessOrEqual", distance, b.index(right))
-    if left is not None:
-        near = b.op("GreaterOrEqual", distance, b.index(-left))
-        shown = near if shown is None else b.op("And", shown, near)
-    return shown
-
-
-def _may_be_empty(pattern: Pattern, square: bool) -> bool:
-    """Whether some query may see no key for some S and T. With S == T every query sees itself."""
-    if square or isinstance(pattern, Full):
-        return False
-    return pattern.alignment == "lower_right" or (isinstance(pattern, SlidingWindow) and pattern.left is not None)

@@ -5,29 +5,55 @@ Symbolic sizes are left alone, so that checking never narrows the shapes that an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from edgeattn.errors import UsageError
+from edgeattn.patterns import longest
 from edgeattn.spec import AttentionSpec
 
 _AXES = {"q": "(B, H, S, D)", "k": "(B, K, T, D)", "v": "(B, K, T, E)"}
 
 
-def check_inputs(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, mask: Tensor | None, bias: Tensor | None) -> None:
-    """Raise UsageError where rank, sizes, dtype or presence of an input differ from what `spec` says."""
+def check_inputs(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, more: Mapping[str, Tensor | None]) -> None:
+    """Raise UsageError where rank, sizes, dtype or presence of an input differ from what `spec` says.
+
+    `more` holds the inputs after v by name, None where they were not given.
+    """
     if not isinstance(spec, AttentionSpec):
         raise UsageError(f"spec must be an attention spec of edgeattn.spec, got {type(spec).__name__}")
     _check_core(q, k, v, spec)
-    _check_presence("mask", mask is not None, spec.mask != "none", f"mask={spec.mask!r}")
-    _check_presence("bias", bias is not None, spec.bias, f"bias={spec.bias}")
+    _check_lengths(q.shape[2], k.shape[2], spec)
+    said = {"mask": f"mask={spec.mask!r}", "score_weight": f"score={spec.score!r}", "prefix": spec.pattern.summary()}
+    for name, asked in spec.asks.items():
+        _check_presence(name, more[name] is not None, asked, said.get(name, f"{name}={asked}"))
     full = (q.shape[0], spec.q_heads, q.shape[2], k.shape[2])
-    if mask is not None:
+    if (mask := more["mask"]) is not None:
         _check_mask(mask, spec, full)
-    if bias is not None:
-        if not bias.is_floating_point():
-            raise UsageError(f"bias must be of a float dtype, got {bias.dtype}; a bool belongs in mask")
+    if (bias := more["bias"]) is not None:
+        _check_float("bias", bias, "; a bool belongs in mask")
         _check_broadcast("bias", bias, full)
+    for name, sizes in (("sink", (spec.q_heads,)), ("score_weight", (spec.q_heads, spec.head_dim))):
+        if (x := more[name]) is not None:
+            _check_float(name, x)
+            _check_sizes(name, x, sizes)
+    if (prefix := more["prefix"]) is not None:
+        _check_whole("prefix", prefix)
+        _check_sizes("prefix", prefix, (full[0],))
+
+
+def _check_lengths(queries: int, keys: int, spec: AttentionSpec) -> None:
+    limit = longest(spec.pattern)
+    if limit is not None:
+        for name, length in (("queries", queries), ("keys", keys)):
+            if _known(length) and length > limit:
+                raise UsageError(
+                    f"{length} {name}, but the layout describes {limit} positions; make it larger, or cut the input"
+                )
+    if spec.mask == "document" and _known(queries, keys) and queries != keys:
+        raise UsageError(f"a document mask is for one sequence that sees itself: got {queries} queries and {keys} keys")
 
 
 def _check_core(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> None:
@@ -57,7 +83,26 @@ def _check_presence(name: str, given: bool, wanted: bool, said: str) -> None:
         raise UsageError(f"{name} was given, but the spec has {said}; build the spec with it, or leave {name} out")
 
 
+def _check_float(name: str, x: Tensor, more: str = "") -> None:
+    if not x.is_floating_point():
+        raise UsageError(f"{name} must be of a float dtype, got {x.dtype}{more}")
+
+
+def _check_whole(name: str, x: Tensor) -> None:
+    if x.dtype != torch.int64:
+        raise UsageError(f"{name} must be int64, got {x.dtype}")
+
+
+def _check_sizes(name: str, x: Tensor, sizes: tuple[int, ...]) -> None:
+    if x.dim() != len(sizes) or any(_known(got, want) and got != want for got, want in zip(x.shape, sizes, strict=True)):
+        raise UsageError(f"{name} must have sizes {sizes}, got {tuple(x.shape)}")
+
+
 def _check_mask(mask: Tensor, spec: AttentionSpec, full: tuple[int, int, int, int]) -> None:
+    if spec.mask == "document":
+        _check_whole("a document mask", mask)
+        _check_sizes("a document mask", mask, (full[0], full[3]))
+        return
     if mask.dtype != torch.bool:
         raise UsageError(f"mask must be bool (True takes part), got {mask.dtype}; use mask.bool(), or a bias for added scores")
     if spec.mask == "dense":

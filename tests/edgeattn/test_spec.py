@@ -21,7 +21,6 @@ from edgeattn.spec import (
     Pattern,
     SlidingWindow,
     SoftmaxAttention,
-    describe_pattern,
     from_dict,
     from_json,
     function_name,
@@ -116,7 +115,7 @@ def test_summary(spec: AttentionSpec, text: str) -> None:
 
 
 def test_describe_pattern_without_a_limit() -> None:
-    assert describe_pattern(SlidingWindow(3, None, "lower_right")) == "window [3, all] lower_right"
+    assert SlidingWindow(3, None, "lower_right").summary() == "window [3, all] lower_right"
 
 
 @pytest.mark.parametrize(

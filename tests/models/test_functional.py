@@ -24,7 +24,6 @@ from edgeattn.spec import (
     Pattern,
     SlidingWindow,
     SoftmaxAttention,
-    describe_pattern,
     to_json,
 )
 
@@ -106,9 +105,10 @@ def sees(pattern: Pattern, query: int, key: int, offset: int) -> bool:
     """The definition of each pattern, one pair at a time."""
     if isinstance(pattern, Full):
         return True
-    distance = key - query - (offset if pattern.alignment == "lower_right" else 0)
+    distance = key - query - (offset if getattr(pattern, "alignment", "upper_left") == "lower_right" else 0)
     if isinstance(pattern, Causal):
         return distance <= 0
+    assert isinstance(pattern, SlidingWindow)
     return (pattern.left is None or distance >= -pattern.left) and (pattern.right is None or distance <= pattern.right)
 
 
@@ -161,7 +161,7 @@ PATTERNS: list[Pattern] = [
 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 5), (3, 5), (4, 4), (5, 3)])
 @pytest.mark.parametrize("mask", ["none", "key_padding", "dense"])
-@pytest.mark.parametrize("pattern", PATTERNS, ids=describe_pattern)
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.summary())
 def test_every_way_of_hiding_keys_is_sdpa(pattern: Pattern, mask: MaskKind, queries: int, keys: int) -> None:
     # Chance may miss one of the ways that `attention` takes; this does not.
     for bias in (False, True):
