@@ -58,19 +58,40 @@ def softmax_attention(
     prefix: Array | None = None,
 ) -> NDArray[np.float64]:
     """q (B, H, S, D), k (B, K, T, D), v (B, K, T, E), the rest as the spec names them -> (B, H, S, E)."""
-    q, k, v = (np.asarray(x, dtype=np.float64) for x in (q, k, v))
-    k, v = (np.repeat(x, spec.group, axis=1) for x in (k, v))
-    scores = _scores(q, k, spec, score_weight)
+    v = np.repeat(np.asarray(v, dtype=np.float64), spec.group, axis=1)
+    scores = visible_scores(q, k, spec, mask, bias, score_weight, prefix)
+    if sink is not None:
+        column = np.broadcast_to(np.asarray(sink, dtype=np.float64)[:, None, None], (*scores.shape[:3], 1))
+        return np.asarray(weigh(np.concatenate([scores, column], axis=-1), spec.normalizer)[..., :-1] @ v)
+    return np.asarray(weigh(scores, spec.normalizer) @ v)
+
+
+def visible_scores(
+    q: Array,
+    k: Array,
+    spec: AttentionSpec,
+    mask: Array | None = None,
+    bias: Array | None = None,
+    score_weight: Array | None = None,
+    prefix: Array | None = None,
+) -> NDArray[np.float64]:
+    """(B, H, S, T): the scores before they are normalized; -inf where a query does not see a key."""
+    q, k = (np.asarray(x, dtype=np.float64) for x in (q, k))
+    scores = _scores(q, np.repeat(k, spec.group, axis=1), spec, score_weight)
     if bias is not None:
         scores = scores + bias
     shown = np.broadcast_to(visible(spec.pattern, q.shape[2], k.shape[2], prefix), scores.shape)
     if mask is not None:
         shown = shown & _masked(spec, mask)
-    scores = np.where(shown, scores, -np.inf)
-    if sink is not None:
-        column = np.broadcast_to(np.asarray(sink, dtype=np.float64)[:, None, None], (*scores.shape[:3], 1))
-        return np.asarray(weigh(np.concatenate([scores, column], axis=-1), spec.normalizer)[..., :-1] @ v)
-    return np.asarray(weigh(scores, spec.normalizer) @ v)
+    return np.where(shown, scores, -np.inf)
+
+
+def log_sum_exp(scores: Array) -> NDArray[np.float64]:
+    """(..., T) -> (...): log of the sum of exp(score); -inf where every score is."""
+    peak = scores.max(axis=-1, initial=-np.inf)
+    finite = np.where(np.isfinite(peak), peak, 0.0)
+    with np.errstate(divide="ignore"):
+        return np.asarray(finite + np.log(np.exp(scores - finite[..., None]).sum(axis=-1)))
 
 
 def weigh(scores: Array, normalizer: Normalizer) -> NDArray[np.float64]:
@@ -85,7 +106,7 @@ def weigh(scores: Array, normalizer: Normalizer) -> NDArray[np.float64]:
     if isinstance(normalizer, Entmax15):
         return np.asarray(np.maximum(scores / 2 - _threshold(scores / 2, power=2.0), 0.0) ** 2)
     if isinstance(normalizer, TopK):
-        least = np.sort(scores, axis=-1)[..., -min(normalizer.k, scores.shape[-1]), None]
+        least = np.sort(scores, axis=-1)[..., -normalizer.k :][..., :1]
         scores = np.where(scores >= least, scores, -np.inf)
     weights: NDArray[np.float64] = np.exp(scores)
     total = weights.sum(axis=-1, keepdims=True)

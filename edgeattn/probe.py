@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeattn.errors import EdgeAttnError, RuntimeMissingError
 from edgeattn.machine import cpu_identity
 from edgeattn.manifest import TensorInfo
-from edgeattn.naive import softmax_attention
+from edgeattn.naive import log_sum_exp, softmax_attention, visible_scores
 from edgeattn.parity import compare_arrays
 from edgeattn.patterns import longest
 from edgeattn.runtimes import registry
@@ -55,7 +55,7 @@ class ProbeResult:
 class _Case:
     label: str
     feeds: dict[str, Array]
-    expected: Array
+    expected: dict[str, Array]
 
 
 def run_probe(
@@ -104,9 +104,17 @@ def environment(runtime: Runtime | str, device: str) -> dict[str, str]:
 def _cases(spec: AttentionSpec, size: Size, inputs: tuple[TensorInfo, ...]) -> tuple[_Case, ...]:
     """Feeds and truth for one size; kept, since an export asks for the same ones for every lowering and runtime."""
     return tuple(
-        _Case(label, feeds, softmax_attention(**feeds, spec=spec).astype(np.float32))
+        _Case(label, feeds, _truth(spec, feeds))
         for label, feeds in _all_feeds(spec, size, inputs)
     )
+
+
+def _truth(spec: AttentionSpec, feeds: dict[str, Array]) -> dict[str, Array]:
+    truth = {"out": softmax_attention(**feeds, spec=spec).astype(np.float32)}
+    if spec.lse:
+        scored = {name: array for name, array in feeds.items() if name != "v"}
+        truth["lse"] = log_sum_exp(visible_scores(**scored, spec=spec)).astype(np.float32)
+    return truth
 
 
 def _all_feeds(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo]) -> Iterator[tuple[str, dict[str, Array]]]:
@@ -126,12 +134,14 @@ def _sweep(session: Session, spec: AttentionSpec, sizes: Sequence[Size]) -> Prob
     free = tuple(info for info in session.inputs if info.name not in ("q", "k", "v"))
     for size in sizes:
         for case in _cases(spec, size, free):
-            got = session.run(case.feeds)[session.outputs[0].name]
-            result = compare_arrays("out", got, case.expected, "attention")
-            if not result.passed:
-                where = f"{case.label}, batch {size[0]}, {size[1]} queries, {size[2]} keys"
-                return ProbeResult(False, f"wrong values ({where}): {result.reason}", result.max_abs)
-            highest = max(highest, result.max_abs)
+            got = session.run(case.feeds)
+            for name, expected in case.expected.items():
+                result = compare_arrays(name, got[name], expected, "attention")
+                if not result.passed:
+                    where = f"{case.label}, batch {size[0]}, {size[1]} queries, {size[2]} keys"
+                    what = "" if name == "out" else f" of {name}"
+                    return ProbeResult(False, f"wrong values{what} ({where}): {result.reason}", result.max_abs)
+                highest = max(highest, result.max_abs)
     return ProbeResult(bool(sizes), "" if sizes else "no size was given, so nothing was compared", highest)
 
 

@@ -99,6 +99,8 @@ class SoftmaxAttention:
     sink: bool = False
     score: Score = "dot"
     normalizer: Normalizer = Softmax()  # noqa: RUF009 - likewise
+    lse: bool = False
+    """Partial attention: a second output (B, H, S), the log of the sum of exp(score); -inf where a query sees no key."""
 
     def __post_init__(self) -> None:
         for name in ("q_heads", "kv_heads", "head_dim"):
@@ -110,6 +112,7 @@ class SoftmaxAttention:
         check_one_of("score", self.score, get_args(Score))
         check_flag("bias", self.bias)
         check_flag("sink", self.sink)
+        check_flag("lse", self.lse)
         patterns.check_pattern(self.pattern)
         normalizers.check_normalizer(self.normalizer)
         self._store_numbers()
@@ -132,6 +135,9 @@ class SoftmaxAttention:
             )
         if self.sink and not isinstance(self.normalizer, Softmax):
             raise SpecError(f"a sink takes its share of a softmax's sum; {self.normalizer.summary()} has no such sum")
+        if self.lse and (self.sink or not isinstance(self.normalizer, Softmax)):
+            what = "a sink, which each part would count again" if self.sink else self.normalizer.summary()
+            raise SpecError(f"parts can be merged by their log-sum-exp for a plain softmax only, not with {what}")
         if isinstance(self.pattern, BlockSparse) and len(self.pattern.layout) not in (1, self.q_heads):
             raise SpecError(
                 f"BlockSparse.layout has {len(self.pattern.layout)} tables; expected 1 for all heads, or q_heads ({self.q_heads})"
@@ -163,9 +169,14 @@ class SoftmaxAttention:
         }
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """The node's outputs in order."""
+        return ("out", "lse") if self.lse else ("out",)
+
+    @property
     def plain(self) -> bool:
         """A softmax of dot products and nothing else, which is what fused operators compute (masks and patterns aside)."""
-        return self.score == "dot" and isinstance(self.normalizer, Softmax) and not self.sink
+        return self.score == "dot" and isinstance(self.normalizer, Softmax) and not self.sink and not self.lse
 
     def summary(self) -> str:
         """One line for tables: `12 heads x 32, key_padding mask`."""
@@ -183,6 +194,7 @@ class SoftmaxAttention:
             f"{self.mask} mask": self.mask != "none",
             "bias": self.bias,
             "sink": self.sink,
+            "log-sum-exp": self.lse,
             self.normalizer.summary(): not isinstance(self.normalizer, Softmax),
         }
         return ", ".join(part for part, said in parts.items() if said)
@@ -191,7 +203,7 @@ class SoftmaxAttention:
 AttentionSpec = SoftmaxAttention
 """The union of the kinds of attention core; softmax attention is its first member."""
 
-_LATER: dict[str, Any] = {"sink": False, "score": "dot", "normalizer": Softmax()}
+_LATER: dict[str, Any] = {"sink": False, "score": "dot", "normalizer": Softmax(), "lse": False}
 """Fields that are written only where they differ, so that specs without them keep their JSON and their operator's name."""
 
 

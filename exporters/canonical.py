@@ -16,13 +16,14 @@ from edgeattn.spec import AttentionSpec, from_json, function_name, to_json
 OPSET = 18
 """ai.onnx opset of canonical and portable models."""
 CAPTURED_OP = "Attention"
+CAPTURED_PARTIAL_OP = "PartialAttention"
 SPEC_ATTRIBUTE = "spec"
 
 
 def canonicalize(model: ir.Model) -> None:
-    """Turn captured `edgeattn.Attention(spec=...)` nodes into `Attention_<hash>` and attach their bodies, in place."""
+    """Turn captured `edgeattn.Attention(spec=...)` and `PartialAttention` nodes into `Attention_<hash>` and attach their bodies, in place."""
     for node in model.graph:
-        if node.domain == DOMAIN and node.op_type == CAPTURED_OP:
+        if node.domain == DOMAIN and node.op_type in (CAPTURED_OP, CAPTURED_PARTIAL_OP):
             spec = from_json(node.attributes[SPEC_ATTRIBUTE].as_string())
             # the slot of an absent optional input must go: a canonical node has exactly the spec's inputs
             inputs = [value for value in node.inputs if value is not None]
@@ -36,7 +37,7 @@ def canonicalize(model: ir.Model) -> None:
 
 def canonical_node(spec: AttentionSpec, inputs: list[ir.Value], name: str | None = None) -> ir.Node:
     """One canonical node with its readable spec in the metadata."""
-    node = ir.node(function_name(spec), inputs, domain=DOMAIN, name=name)
+    node = ir.node(function_name(spec), inputs, domain=DOMAIN, name=name, num_outputs=len(spec.output_names))
     node.metadata_props[SPEC_KEY] = to_json(spec)
     return node
 
@@ -45,8 +46,8 @@ def function_body(spec: AttentionSpec, dtype: ir.DataType) -> ir.Function:
     """The portable meaning of a canonical node."""
     inputs = [ir.val(name) for name in spec.input_names]
     b = Builder(dtype)
-    output = Decomposed().lower(b, Core(spec), Operands.of(spec, inputs))
-    graph = ir.Graph(inputs, [output], nodes=b.nodes, opset_imports={"": OPSET})
+    outputs = Decomposed().outputs(b, Core(spec), Operands.of(spec, inputs))
+    graph = ir.Graph(inputs, outputs, nodes=b.nodes, opset_imports={"": OPSET})
     ir.passes.common.NameFixPass()(ir.Model(graph, ir_version=IR_VERSION))
     return ir.Function(DOMAIN, function_name(spec), graph=graph, attributes=[])
 
@@ -55,8 +56,8 @@ def _replace(old: ir.Node, new: ir.Node) -> None:
     new.metadata_props.update(old.metadata_props)
     graph = old.graph
     assert graph is not None
-    source, target = old.outputs[0], new.outputs[0]
-    target.name, target.shape, target.type = source.name, source.shape, source.type
     graph.insert_before(old, [new])
-    ir.convenience.replace_all_uses_with(source, target, replace_graph_outputs=True)
+    for source, target in zip(old.outputs, new.outputs, strict=True):
+        target.name, target.shape, target.type = source.name, source.shape, source.type
+        ir.convenience.replace_all_uses_with(source, target, replace_graph_outputs=True)
     graph.remove(old, safe=True)

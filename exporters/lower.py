@@ -30,13 +30,13 @@ def lower(canonical: ir.Model, chosen: Mapping[str, Lowering], limits: dict[str,
 
 
 def _lower_site(model: ir.Model, site: GraphSite, lowering: Lowering, limits: dict[str, int]) -> None:
-    old = site.node.outputs[0]
     b = Builder(site.operands.q.dtype or ir.DataType.FLOAT)
-    context = lowering.lower(b, site.core(limits), site.operands)
+    written = lowering.outputs(b, site.core(limits), site.operands)
     for node in b.nodes:
         node.metadata_props.update(site.node.metadata_props)
-    # the border keeps its canonical name and shape, whatever the form in between
-    context.name, context.shape, context.type = old.name, old.shape, old.type
     model.graph.insert_before(site.node, list(b.nodes))
-    ir.convenience.replace_all_uses_with(old, context, replace_graph_outputs=True)
+    for old, new in zip(site.node.outputs, written, strict=True):
+        # the border keeps its canonical name and shape, whatever the form in between
+        new.name, new.shape, new.type = old.name, old.shape, old.type
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     model.graph.remove(site.node, safe=True)

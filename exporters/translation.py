@@ -16,9 +16,9 @@ from onnxscript import opset18
 from onnxscript.values import Op, Opset
 
 from edgeattn.errors import CaptureError
-from edgeattn.exporters.canonical import CAPTURED_OP, SPEC_ATTRIBUTE
+from edgeattn.exporters.canonical import CAPTURED_OP, CAPTURED_PARTIAL_OP, SPEC_ATTRIBUTE
 from edgeattn.exporters.sites import DOMAIN
-from edgeattn.models import functional
+from edgeattn.models import functional, partial
 from edgeattn.spec import Causal, Full, SoftmaxAttention, to_json
 
 _FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(double)"]
@@ -28,34 +28,41 @@ def table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """For torch.onnx.export's `custom_translation_table`."""
     return {
         functional.operator._opoverload: _attention,
+        partial.partial_operator._opoverload: _partial_attention,
         torch.ops.aten.scaled_dot_product_attention.default: _scaled_dot_product_attention,
     }
 
 
-def _captured() -> Op:
+def _captured(name: str, outputs: tuple[str, ...]) -> Op:
     """The opaque operator; without a schema the exporter refuses to emit it."""
     parameter, option = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.FormalParameterOption
     inputs = [parameter(name, "T") for name in ("q", "k", "v")]
     more = {"mask": "M", "bias": "T", "sink": "T", "score_weight": "T", "prefix": "I"}
     inputs += [parameter(name, kind, param_option=option.Optional) for name, kind in more.items()]
     schema = onnx.defs.OpSchema(
-        CAPTURED_OP,
+        name,
         DOMAIN,
         1,
         inputs=inputs,
-        outputs=[parameter("context", "T")],
+        outputs=[parameter(output, "T") for output in outputs],
         type_constraints=[("T", _FLOATS, ""), ("M", ["tensor(bool)", "tensor(int64)"], ""), ("I", ["tensor(int64)"], "")],
         attributes=[onnx.defs.OpSchema.Attribute(SPEC_ATTRIBUTE, onnx.defs.OpSchema.AttrType.STRING)],
     )
-    return Op(Opset(DOMAIN, 1), CAPTURED_OP, schema)
+    return Op(Opset(DOMAIN, 1), name, schema)
 
 
-_CAPTURED = _captured()
+_CAPTURED = _captured(CAPTURED_OP, ("context",))
+_CAPTURED_PARTIAL = _captured(CAPTURED_PARTIAL_OP, ("context", "lse"))
 
 
 def _attention(*tensors_and_spec: Any) -> Any:
     *tensors, spec = tensors_and_spec
     return _CAPTURED(*tensors, spec=spec)
+
+
+def _partial_attention(*tensors_and_spec: Any) -> Any:
+    *tensors, spec = tensors_and_spec
+    return _CAPTURED_PARTIAL(*tensors, spec=spec)
 
 
 def _scaled_dot_product_attention(

@@ -6,12 +6,14 @@ So training, autocast, torch.compile and autograd see ordinary torch, and an exp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that torch's own documentation uses
 from torch import Tensor
 
+from edgeattn.errors import UsageError
 from edgeattn.models.attention.checks import check_inputs
 from edgeattn.models.attention.naive import masked, softmax_attention, visible
 from edgeattn.spec import AttentionSpec, Causal, Full, from_json, to_json
@@ -52,16 +54,25 @@ def attention(
     Raises:
         UsageError: the tensors do not fit the spec.
     """
-    check_inputs(q, k, v, spec, {"mask": mask, "bias": bias, "sink": sink, "score_weight": score_weight, "prefix": prefix})
-    if spec.mask == "dense":
-        mask = _four_axes(mask)
-    bias = _four_axes(bias)
+    if spec.lse:
+        raise UsageError("a spec with lse=True has two results: call edgeattn.models.partial.partial_attention")
+    more = {"mask": mask, "bias": bias, "sink": sink, "score_weight": score_weight, "prefix": prefix}
+    mask, bias = prepared(q, k, v, spec, more)
     if torch.compiler.is_exporting():
-        exported: Tensor = operator(q, k, v, mask, bias, sink, score_weight, prefix, _constant_json(spec))
+        exported: Tensor = operator(q, k, v, mask, bias, sink, score_weight, prefix, constant_json(spec))
         return exported
     if spec.plain and spec.softcap is None:
         return _sdpa(q, k, v, spec, mask, bias, prefix)
     return softmax_attention(q, k, v, spec, mask, bias, sink, score_weight, prefix)
+
+
+def prepared(
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, more: Mapping[str, Tensor | None]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Mask and bias with the rank that an exported operator has, after all inputs were checked. Raises UsageError."""
+    check_inputs(q, k, v, spec, more)
+    mask, bias = more.get("mask"), more.get("bias")
+    return _four_axes(mask) if spec.mask == "dense" else mask, _four_axes(bias)
 
 
 @torch.library.custom_op("edgeattn::attention", mutates_args=())
@@ -150,7 +161,8 @@ def _merged_mask(
 
 # `torch.export(strict=True)` traces Python line by line, and cannot trace the json module.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _constant_json(spec: AttentionSpec) -> str:
+def constant_json(spec: AttentionSpec) -> str:
+    """`to_json`, as a constant of the exported program."""
     return to_json(spec)
 
 

@@ -53,7 +53,9 @@ def beyond_softmax(spec: AttentionSpec) -> str | None:
         return f"it has no {spec.score} scores"
     if not isinstance(spec.normalizer, Softmax):
         return f"it has no {spec.normalizer.summary()}"
-    return "it has no sink" if spec.sink else None
+    if spec.sink:
+        return "it has no sink"
+    return "it does not give the log-sum-exp" if spec.lse else None
 
 
 class Lowering(abc.ABC):
@@ -76,6 +78,10 @@ class Lowering(abc.ABC):
     @abc.abstractmethod
     def lower(self, b: Builder, core: Core, x: Operands) -> ir.Value:
         """Write the form; returns the context, (B, H, S, E)."""
+
+    def outputs(self, b: Builder, core: Core, x: Operands) -> tuple[ir.Value, ...]:
+        """Write the form; returns a value for each of `core.spec.output_names`."""
+        return (self.lower(b, core, x),)
 
     @abc.abstractmethod
     def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:

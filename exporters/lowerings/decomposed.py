@@ -25,12 +25,29 @@ class Decomposed(Lowering):
         return None
 
     def lower(self, b: Builder, core: Core, x: Operands) -> ir.Value:
-        spec = core.spec
-        k, v = (repeat_heads(b, value, spec) for value in (x.k, x.v))
         shown = self.shown(b, core, x)
-        scores = scaled_scores(b, spec, x.q, k) if x.score_weight is None else _additive(b, spec, x.q, k, x.score_weight)
-        weights = weigh(b, spec, scores, shown, x)
-        return shown.guard(b, b.op("MatMul", weights, v))
+        weights = weigh(b, core.spec, self._scores(b, core, x), shown, x)
+        return shown.guard(b, b.op("MatMul", weights, repeat_heads(b, x.v, core.spec)))
+
+    def outputs(self, b: Builder, core: Core, x: Operands) -> tuple[ir.Value, ...]:
+        if not core.spec.lse:
+            return (self.lower(b, core, x),)
+        shown = self.shown(b, core, x)
+        scores = shown.add(b, self._scores(b, core, x))
+        peak = b.op("ReduceMax", scores, b.ints(-1), keepdims=1)
+        shares = b.op("Exp", b.op("Sub", scores, peak))
+        total = b.op("ReduceSum", shares, b.ints(-1), keepdims=1)
+        context = b.op("Div", b.op("MatMul", shares, repeat_heads(b, x.v, core.spec)), total)
+        lse = b.op("Add", b.op("Log", total), peak)
+        if shown.nonempty is not None:
+            lse = b.op("Where", b.op("Greater", shown.nonempty, b.number(0)), lse, b.number(float("-inf")))
+        return shown.guard(b, context), b.op("Squeeze", lse, b.ints(3))
+
+    def _scores(self, b: Builder, core: Core, x: Operands) -> ir.Value:
+        k = repeat_heads(b, x.k, core.spec)
+        if x.score_weight is not None:
+            return _additive(b, core.spec, x.q, k, x.score_weight)
+        return scaled_scores(b, core.spec, x.q, k)
 
     def shown(self, b: Builder, core: Core, x: Operands) -> Visibility:
         """What the queries see, as it is added to the scores."""

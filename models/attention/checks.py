@@ -28,18 +28,18 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, more: Map
     _check_lengths(q.shape[2], k.shape[2], spec)
     said = {"mask": f"mask={spec.mask!r}", "score_weight": f"score={spec.score!r}", "prefix": spec.pattern.summary()}
     for name, asked in spec.asks.items():
-        _check_presence(name, more[name] is not None, asked, said.get(name, f"{name}={asked}"))
+        _check_presence(name, more.get(name) is not None, asked, said.get(name, f"{name}={asked}"))
     full = (q.shape[0], spec.q_heads, q.shape[2], k.shape[2])
-    if (mask := more["mask"]) is not None:
+    if (mask := more.get("mask")) is not None:
         _check_mask(mask, spec, full)
-    if (bias := more["bias"]) is not None:
+    if (bias := more.get("bias")) is not None:
         _check_float("bias", bias, "; a bool belongs in mask")
         _check_broadcast("bias", bias, full)
     for name, sizes in (("sink", (spec.q_heads,)), ("score_weight", (spec.q_heads, spec.head_dim))):
-        if (x := more[name]) is not None:
+        if (x := more.get(name)) is not None:
             _check_float(name, x)
             _check_sizes(name, x, sizes)
-    if (prefix := more["prefix"]) is not None:
+    if (prefix := more.get("prefix")) is not None:
         _check_whole("prefix", prefix)
         _check_sizes("prefix", prefix, (full[0],))
 

@@ -61,18 +61,44 @@ def softmax_attention(
 
     q (B, H, S, D), k (B, K, T, D), v (B, K, T, E) -> (B, H, S, E); the rest as the spec names them.
     """
-    k, v = (x.repeat_interleave(spec.group, dim=1) for x in (k, v))
-    scores = _scores(q, k, spec, score_weight)
+    return weights(q, k, spec, mask, bias, sink, score_weight, prefix) @ v.repeat_interleave(spec.group, dim=1)
+
+
+def weights(
+    q: Tensor,
+    k: Tensor,
+    spec: AttentionSpec,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    sink: Tensor | None = None,
+    score_weight: Tensor | None = None,
+    prefix: Tensor | None = None,
+) -> Tensor:
+    """(B, H, S, T): how much of each value a query takes; 0 where it does not see the key."""
+    scores = visible_scores(q, k, spec, mask, bias, score_weight, prefix)
+    if sink is not None:
+        column = sink[:, None, None].expand(*scores.shape[:3], 1)
+        return weigh(torch.cat([scores, column], dim=-1), spec.normalizer)[..., :-1]
+    return weigh(scores, spec.normalizer)
+
+
+def visible_scores(
+    q: Tensor,
+    k: Tensor,
+    spec: AttentionSpec,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    score_weight: Tensor | None = None,
+    prefix: Tensor | None = None,
+) -> Tensor:
+    """(B, H, S, T): the scores before they are normalized; -inf where a query does not see a key."""
+    scores = _scores(q, k.repeat_interleave(spec.group, dim=1), spec, score_weight)
     if bias is not None:
         scores = scores + bias
     shown = visible(spec.pattern, q.shape[2], k.shape[2], q.device, prefix)
     if mask is not None:
         shown = shown & masked(spec, mask)
-    scores = scores.masked_fill(~shown, -torch.inf)
-    if sink is not None:
-        column = sink[:, None, None].expand(*scores.shape[:3], 1)
-        return weigh(torch.cat([scores, column], dim=-1), spec.normalizer)[..., :-1] @ v
-    return weigh(scores, spec.normalizer) @ v
+    return scores.masked_fill(~shown, -torch.inf)
 
 
 def masked(spec: AttentionSpec, mask: Tensor) -> Tensor:
