@@ -3,6 +3,6 @@
 if __name__ != "edgeattn.models":
     raise ImportError(f"this folder is the package edgeattn.models, not {__name__!r}: import edgeattn.models")
 
-from edgeattn.models.registry import create, list_variants, variant_summary
+from edgeattn.models.registry import create, example, list_variants, variant_paper, variant_summary
 
-__all__ = ["create", "list_variants", "variant_summary"]
+__all__ = ["create", "example", "list_variants", "variant_paper", "variant_summary"]

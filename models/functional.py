@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgeattn.errors import UsageError
 from edgeattn.models.attention.checks import check_inputs
-from edgeattn.models.attention.naive import masked, softmax_attention, visible
+from edgeattn.models.attention.naive import masked, softmax_attention, visible, weights
 from edgeattn.spec import AttentionSpec, Causal, Full, from_json, to_json
 
 _TENSORS = 8
@@ -33,6 +33,7 @@ def attention(
     sink: Tensor | None = None,
     score_weight: Tensor | None = None,
     prefix: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """One attention core as `spec` describes it.
 
@@ -47,22 +48,29 @@ def attention(
         sink: float (H,), when `spec.sink`.
         score_weight: float (H, D), when `spec.score == "additive"`.
         prefix: int64 (B,), when `spec.pattern` is PrefixLM.
+        dropout: share of the weights to drop, the rest scaled up; for training, so 0 while exporting.
 
     Returns:
-        (B, H, S, E). A query that sees no key gives zeros.
+        (B, H, S, E). A query that sees no key gives zeros. Hidden keys and values count for nothing, however large, but
+        they must be finite: 0 times NaN is NaN.
 
     Raises:
-        UsageError: the tensors do not fit the spec.
+        UsageError: the tensors do not fit the spec; dropout while exporting.
     """
-    if spec.lse:
-        raise UsageError("a spec with lse=True has two results: call edgeattn.models.partial.partial_attention")
     more = {"mask": mask, "bias": bias, "sink": sink, "score_weight": score_weight, "prefix": prefix}
     mask, bias = prepared(q, k, v, spec, more)
+    if spec.lse:
+        raise UsageError("a spec with lse=True has two results: call edgeattn.models.partial.partial_attention")
     if torch.compiler.is_exporting():
+        if dropout:
+            raise UsageError(f"attention with dropout {dropout:g} while being exported; call .eval() on the model first")
         exported: Tensor = operator(q, k, v, mask, bias, sink, score_weight, prefix, constant_json(spec))
         return exported
     if spec.plain and spec.softcap is None:
-        return _sdpa(q, k, v, spec, mask, bias, prefix)
+        return _sdpa(q, k, v, spec, mask, bias, prefix, dropout)
+    if dropout:
+        kept = F.dropout(weights(q, k, spec, mask, bias, sink, score_weight, prefix), dropout)
+        return kept @ v.repeat_interleave(spec.group, dim=1)
     return softmax_attention(q, k, v, spec, mask, bias, sink, score_weight, prefix)
 
 
@@ -132,7 +140,14 @@ operator.register_autograd(_backward, setup_context=_save)
 
 
 def _sdpa(
-    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, mask: Tensor | None, bias: Tensor | None, prefix: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    prefix: Tensor | None,
+    dropout: float,
 ) -> Tensor:
     causal = spec.pattern == Causal("upper_left") and mask is None and bias is None
     return F.scaled_dot_product_attention(
@@ -140,6 +155,7 @@ def _sdpa(
         k,
         v,
         attn_mask=None if causal else _merged_mask(q, k, spec, mask, bias, prefix),
+        dropout_p=dropout,
         is_causal=causal,
         scale=spec.scale,
         enable_gqa=spec.group > 1,

@@ -12,10 +12,13 @@ from typing import Unpack
 from torch import Tensor
 
 from edgeattn.errors import UsageError
-from edgeattn.models.attention.projected import Options, ProjectedAttention
+from edgeattn.models.attention.options import Options
+from edgeattn.models.attention.projected import ProjectedAttention
+from edgeattn.models.variant import variant
 from edgeattn.spec import Causal, Pattern, SlidingWindow
 
 
+@variant("causal", embed_dim=12, num_heads=4, num_kv_heads=2)
 class CausalAttention(ProjectedAttention):
     """x (B, S, embed_dim) -> (B, S, embed_dim); position i sees j with i - window < j <= i (no window: every j <= i)."""
 

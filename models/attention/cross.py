@@ -11,9 +11,12 @@ from typing import Unpack
 
 from torch import Tensor
 
-from edgeattn.models.attention.projected import Options, ProjectedAttention
+from edgeattn.models.attention.options import Options
+from edgeattn.models.attention.projected import ProjectedAttention
+from edgeattn.models.variant import variant
 
 
+@variant("cross", embed_dim=12, num_heads=3, context_dim=7, mask="key_padding")
 class CrossAttention(ProjectedAttention):
     """x (B, S, embed_dim), context (B, T, context_dim) -> (B, S, embed_dim). The mask is over the context."""
 

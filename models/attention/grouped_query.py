@@ -10,9 +10,12 @@ from typing import Unpack
 
 from torch import Tensor
 
-from edgeattn.models.attention.projected import Options, ProjectedAttention
+from edgeattn.models.attention.options import Options
+from edgeattn.models.attention.projected import ProjectedAttention
+from edgeattn.models.variant import variant
 
 
+@variant("grouped_query", embed_dim=12, num_heads=4, num_kv_heads=2, value_head_dim=5)
 class GroupedQueryAttention(ProjectedAttention):
     """query (B, S, embed_dim), key and value (B, T, embed_dim) -> (B, S, embed_dim).
 

@@ -111,8 +111,11 @@ def masked(spec: AttentionSpec, mask: Tensor) -> Tensor:
 def weigh(scores: Tensor, normalizer: Normalizer) -> Tensor:
     """Weights of each row; -inf means hidden. A row that is hidden throughout gets zeros, and gradients of zero."""
     if isinstance(normalizer, Sigmoid):
-        offset = -torch.log(torch.tensor(float(scores.shape[-1]))) if normalizer.offset is None else normalizer.offset
-        return torch.sigmoid(scores + offset)
+        if normalizer.offset is not None:
+            return torch.sigmoid(scores + normalizer.offset)
+        # of no axes, so it takes the dtype of the scores, and yet is not rounded to less than they hold
+        keys = torch.ones(scores.shape[-1], dtype=torch.float64, device=scores.device).sum()
+        return torch.sigmoid(scores - keys.log())
     # A softmax over nothing but -inf is NaN, and so is its gradient: such rows are taken out before, not repaired after.
     blind = (scores == -torch.inf).all(dim=-1, keepdim=True)
     scores = scores.masked_fill(blind, 0.0)

@@ -10,13 +10,16 @@ from typing import Unpack
 
 from torch import Tensor
 
-from edgeattn.models.attention.projected import Options, ProjectedAttention
+from edgeattn.models.attention.options import GeneralOptions
+from edgeattn.models.attention.projected import ProjectedAttention
+from edgeattn.models.variant import variant
 
 
+@variant("self", embed_dim=12, scale=0.5)
 class SelfAttention(ProjectedAttention):
     """x (B, S, embed_dim) -> (B, S, embed_dim). One head unless told otherwise."""
 
-    def __init__(self, embed_dim: int, num_heads: int = 1, **options: Unpack[Options]) -> None:
+    def __init__(self, embed_dim: int, num_heads: int = 1, **options: Unpack[GeneralOptions]) -> None:
         super().__init__(embed_dim, num_heads, **options)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, score_bias: Tensor | None = None) -> Tensor:

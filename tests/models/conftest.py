@@ -1,4 +1,4 @@
-"""Variants to test, each with options that are not the simplest ones."""
+"""Every variant in turn, as its file's example makes it."""
 
 from __future__ import annotations
 
@@ -11,32 +11,17 @@ from hypothesis import settings
 from torch import Tensor, nn
 
 from edgeattn.models import create, list_variants
+from edgeattn.models.examples import draw
+from edgeattn.models.registry import example_options
 
 # Machines that run tests are busy: the time of one example says nothing, and a failure must come back.
 settings.register_profile("edgeattn", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("edgeattn")
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "causal": {"embed_dim": 12, "num_heads": 4, "num_kv_heads": 2, "window": 3},
-    "cross": {"embed_dim": 12, "num_heads": 3, "context_dim": 7},
-    "grouped_query": {"embed_dim": 12, "num_heads": 4, "num_kv_heads": 2, "value_head_dim": 5},
-    "multi_head": {"embed_dim": 12, "num_heads": 3, "softcap": 2.0},
-    "multi_query": {"embed_dim": 12, "num_heads": 4, "bias": False},
-    "scaled_dot_product": {"num_heads": 4, "head_dim": 3, "num_kv_heads": 2, "value_head_dim": 5},
-    "self": {"embed_dim": 12, "scale": 0.5},
-}
+Inputs = Callable[[int, int, int], dict[str, Tensor]]
 
-Inputs = Callable[[int, int, int], tuple[Tensor, ...]]
-
-
-def _inputs(name: str) -> Inputs:
-    def make(batch: int, queries: int, keys: int) -> tuple[Tensor, ...]:
-        if name == "scaled_dot_product":
-            return torch.randn(batch, 4, queries, 3), torch.randn(batch, 2, keys, 3), torch.randn(batch, 2, keys, 5)
-        x = torch.randn(batch, queries, 12)
-        return (x, torch.randn(batch, keys, 7)) if name == "cross" else (x,)
-
-    return make
+SAMPLE = ("additive", "block_sparse", "document", "hard", "prefix_lm", "rope", "sink", "sink_tokens")
+"""At least one variant of each kind of input, pattern, normalizer and position."""
 
 
 @pytest.fixture(params=list_variants())
@@ -46,10 +31,17 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=[pytest.param(n, marks=() if n in SAMPLE else pytest.mark.slow) for n in list_variants()])
+def sampled(request: pytest.FixtureRequest) -> str:
+    """The name of each variant in turn, for what takes long: all but a sample are slow."""
+    torch.manual_seed(0)
+    return str(request.param)
+
+
 @pytest.fixture
 def options(name: str) -> dict[str, Any]:
     """Options to create the variant with."""
-    return dict(OPTIONS[name])
+    return example_options(name)
 
 
 @pytest.fixture
@@ -59,6 +51,6 @@ def module(name: str, options: dict[str, Any]) -> nn.Module:
 
 
 @pytest.fixture
-def inputs(name: str) -> Inputs:
-    """inputs(B, S, T): positional arguments of the variant's forward; T counts only where there is a second sequence."""
-    return _inputs(name)
+def inputs(module: nn.Module, options: dict[str, Any]) -> Inputs:
+    """inputs(B, S, T): what the variant's forward takes, by name; T counts only where there is a second sequence."""
+    return lambda batch, queries, keys: draw(module, options, queries, batch, keys)[0]  # type: ignore[arg-type]

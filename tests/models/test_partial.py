@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from edgeattn.errors import SpecError, UsageError
 from edgeattn.models.attention.naive import softmax_attention
 from edgeattn.models.functional import attention
 from edgeattn.models.partial import merge_partials, partial_attention
-from edgeattn.spec import Causal, Sparsemax, SoftmaxAttention
+from edgeattn.spec import Causal, SoftmaxAttention, Sparsemax
 
 PARTIAL = SoftmaxAttention(4, 2, 8, 6, mask="key_padding", bias=True, lse=True)
 WHOLE = SoftmaxAttention(4, 2, 8, 6, mask="key_padding", bias=True)
@@ -48,7 +49,7 @@ def part(x: dict[str, Tensor], start: int, end: int) -> tuple[Tensor, Tensor]:
 def test_parts_merge_to_the_whole(keys: int, cuts: list[int], loud: float, seed: int, shuffle: Any) -> None:
     x = drawn(keys, seed, loud)
     edges = sorted({0, keys, *(cut for cut in cuts if cut < keys)})
-    parts = [part(x, start, end) for start, end in zip(edges, edges[1:], strict=False)]
+    parts = [part(x, start, end) for start, end in itertools.pairwise(edges)]
     shuffle.shuffle(parts)
     context, lse = parts[0]
     for other in parts[1:]:

@@ -135,7 +135,7 @@ def test_options_that_cannot_be_used() -> None:
         CausalAttention(12, window=0)
     with pytest.raises(SpecError, match=r"q_heads \(4\) must be a multiple of kv_heads \(3\)"):
         GroupedQueryAttention(12, 4, 3)
-    with pytest.raises(SpecError, match="mask must be one of none, key_padding, dense, got 'padding'"):
+    with pytest.raises(SpecError, match="mask must be one of none, key_padding, dense, document, got 'padding'"):
         SelfAttention(12, mask="padding")  # type: ignore[arg-type]
 
 
