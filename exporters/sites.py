@@ -67,9 +67,12 @@ def module_path(node: ir.Node) -> str:
 
 
 def _dims(value: ir.Value | None) -> tuple[int | None, ...]:
+    """1 where an axis broadcasts, and the number of heads; batch and lengths vary, since a form is proven at all of them."""
     if value is None or value.shape is None:
         return ()
-    return tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+    heads = len(value.shape) - 3
+    sizes = [dim if isinstance(dim, int) else None for dim in value.shape]
+    return tuple(size if size == 1 or axis == heads else None for axis, size in enumerate(sizes))
 
 
 def _dim(value: ir.Value, axis: int) -> int | str | None:

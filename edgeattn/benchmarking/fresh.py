@@ -53,17 +53,17 @@ def _measure(path: str, runtime: str, device: str, flavour: str, threads: int | 
     from edgeattn.runtimes import registry
 
     feeds = make_feeds(open_bundle(path), sizes)
-    base = _peak_mb()
+    base = peak_mb()
     registry.get(runtime).check()
     start = time.perf_counter()
     with load(path, runtime, device, threads, flavour) as session:
         loaded = time.perf_counter()
         session.run(feeds)
         ran = time.perf_counter()
-        return Fresh(loaded - start, (ran - loaded) * 1e3, _peak_mb(), base)
+        return Fresh(loaded - start, (ran - loaded) * 1e3, peak_mb(), base)
 
 
-def _peak_mb() -> float | None:
+def peak_mb() -> float | None:
     """Peak resident memory of this process alone. getrusage would count what its parent had before the fork."""
     try:
         status = Path("/proc/self/status").read_text()

@@ -70,6 +70,10 @@ class Lowering(abc.ABC):
     """Smallest ai.onnx opset that has its operators."""
     domains: ClassVar[tuple[str, ...]] = ()
     """Operator domains beyond ai.onnx."""
+    time: ClassVar[str] = "S T D"
+    """Order of the time it takes for one head; W keys that a query sees, G global positions."""
+    memory: ClassVar[str] = "S T"
+    """Order of the elements it holds for one head beside its inputs and output; `scratch` counts them."""
 
     @abc.abstractmethod
     def accepts(self, core: Core) -> str | None:

@@ -1,162 +1,142 @@
-"""Sliding-window attention in O(S W): queries in blocks, each against its own and the neighbouring key blocks.
+"""Windows in O(S W): queries in blocks, each against the keys that its window reaches.
 
-With a causal window of W keys a dense form does S T work for S W results. Here a block of queries meets only the key
-blocks that the window can reach, so time and memory grow linearly with the length (cf. Longformer, Beltagy et al. 2020,
-section 3.1, and the local attention of BigBird, Zaheer et al. 2020, appendix D).
+With a causal window of W keys a dense form does S T work for S W results. Here a block of queries meets only the keys
+from the first query's first to the last query's last, so time and memory grow linearly with the length (cf. Longformer,
+Beltagy et al. 2020, section 3.1, and the local attention of BigBird, Zaheer et al. 2020, appendix D). A window with gaps
+is a window without gaps among the positions that leave the same remainder, so a block there takes every n-th query.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from edgeattn.exporters.graph import Builder
 from edgeattn.exporters.lowerings.base import Core, Lowering, Operands, beyond_softmax
-from edgeattn.exporters.lowerings.decomposed import capped
-from edgeattn.spec import AttentionSpec, SlidingWindow
+from edgeattn.exporters.lowerings.tiles import Tiles, attend, blocks, constant, held, steps
+from edgeattn.patterns import Alignment
+from edgeattn.spec import AttentionSpec, Dilated, SlidingWindow
 
-BLOCK = 128
-_REACH = 8
-"""Key blocks beside its own that a query block may meet; a wider window gets larger blocks."""
+BLOCK = 64
+"""Queries of a block, half of it for short windows and twice for wide ones: smaller blocks gather each key more often,
+larger ones meet more keys that most of their queries do not see."""
+_ALIGNED = 16
+"""The keys of a block are a multiple of it: the width of a vector register."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Blocks:
-    """Block size, and how many key blocks to the left and right of its own a query block meets."""
+class Reach:
+    """What a block meets: `size` queries, and `width` keys of which the last is `right` after the last query."""
 
+    left: int
+    right: int
     size: int
-    before: int
-    after: int
+    width: int
 
     @classmethod
-    def of(cls, window: SlidingWindow) -> _Blocks:
-        left, right = window.left or 0, window.right or 0
-        size = BLOCK * max(1, -(-(left + right) // (BLOCK * _REACH)))
-        return cls(size, -(-left // size), -(-right // size))
+    def of(cls, left: int, right: int) -> Reach:
+        span = left + right
+        size = BLOCK // 2 if span < BLOCK else BLOCK if span <= 8 * BLOCK else 2 * BLOCK
+        return cls(left, right, size, -(-(size + left + right) // _ALIGNED) * _ALIGNED)
 
     @property
-    def met(self) -> int:
-        return self.before + 1 + self.after
+    def columns(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Positions of the keys, from the block's first query."""
+        return np.arange(self.width) + self.size + self.right - self.width
+
+    def near(self, b: Builder) -> ir.Value:
+        """(size, width), the same in every block."""
+        places = _InBlock(self.columns[None, :], np.arange(self.size)[:, None])
+        return constant(b, np.asarray(SlidingWindow(self.left, self.right).sees(places)))
+
+
+@dataclass(frozen=True, slots=True)
+class _InBlock:
+    """`edgeattn.patterns.Places` in numpy, counted from a block's first query."""
+
+    keys: Any
+    rows: Any
 
     @property
-    def width(self) -> int:
-        return self.met * self.size
+    def prefix(self) -> Any:
+        raise NotImplementedError
+
+    def queries(self, alignment: Alignment = "upper_left") -> Any:
+        return self.rows
+
+    def look_up(self, table: tuple[tuple[str, ...], ...], rows: Any, columns: Any) -> Any:
+        raise NotImplementedError
+
+
+def refusal(core: Core) -> str | None:
+    """Why no form in tiles can express `core`, whatever its pattern; None where they can."""
+    spec = core.spec
+    if (reason := beyond_softmax(spec)) and not spec.sink:
+        return reason
+    if not core.square:
+        return "the graph does not show that query and key length are equal"
+    return "it takes no dense mask and no bias" if spec.mask == "dense" or spec.bias else None
 
 
 class BlockedWindow(Lowering):
-    """n = ceil(S / block) blocks; scores are (B, K, n, G * block, width), width = the key blocks met."""
+    """n = ceil(S / size) blocks; scores are (B, K, n, G * size, width)."""
 
     name = "blocked"
-    summary = "a sliding window in blocks of queries, each against the key blocks it can see: O(S W)"
-    takes = "sliding windows bounded on both sides, equal lengths, key padding or no mask, no bias"
+    summary = "a window in blocks of queries, each against the keys it can see: O(S W)"
+    takes = "windows bounded on both sides, dilated ones too, equal lengths, no dense mask, no bias"
+    time = "S W D"
+    memory = "S (W + D W / 64)"
 
     def accepts(self, core: Core) -> str | None:
-        spec = core.spec
-        if reason := beyond_softmax(spec):
-            return reason
-        if not isinstance(spec.pattern, SlidingWindow):
-            return "it is for sliding windows"
-        if spec.pattern.left is None or spec.pattern.right is None:
+        pattern = core.spec.pattern
+        if not isinstance(pattern, SlidingWindow | Dilated):
+            return "it is for windows"
+        if pattern.left is None or pattern.right is None:
             return "the window has no limit on one side"
-        if not core.square:
-            return "the graph does not show that query and key length are equal"
-        return "it takes no mask but key padding, and no bias" if spec.mask in ("dense", "document") or spec.bias else None
+        return refusal(core)
 
     def lower(self, b: Builder, core: Core, x: Operands) -> ir.Value:
-        spec = core.spec
-        assert isinstance(spec.pattern, SlidingWindow)
-        blocks = _Blocks.of(spec.pattern)
+        reach, gap = _reach(core.spec)
         length = b.size(x.q, 2)
-        missing = b.op("Mod", b.op("Neg", length), b.ints(blocks.size))  # up to a whole number of blocks
-        q = _queries(b, spec, blocks, x.q, missing)
-        k, v = (_keys(b, blocks, value, missing) for value in (x.k, x.v))
-        scores = capped(b, spec, b.op("Mul", b.op("MatMul", q, b.transpose(k, 0, 1, 2, 4, 3)), b.number(spec.scale)))
-        additive, nonempty = _visibility(b, spec.pattern, blocks, length, missing, x.mask)
-        # (B, K, n, G, block, width): the group's queries share positions, so the mask is the same for each
-        scores = b.op("Add", b.reshape(scores, 0, 0, 0, spec.group, blocks.size, blocks.width), additive)
-        weights = b.reshape(b.op("Softmax", scores, axis=-1), 0, 0, 0, spec.group * blocks.size, blocks.width)
-        context = b.reshape(b.op("MatMul", weights, v), 0, 0, 0, spec.group, blocks.size, spec.value_head_dim)
-        if nonempty is not None:
-            context = b.op("Mul", context, nonempty)
-        context = b.reshape(b.transpose(context, 0, 1, 3, 2, 4, 5), 0, spec.q_heads, -1, spec.value_head_dim)
-        return b.op("Slice", context, b.ints(0), length, b.ints(2))
+        count = b.op("Mul", blocks(b, length, reach.size * gap), b.ints(gap))
+        first = _first(b, count, reach.size, gap)
+        inside = np.arange(reach.size) * gap
+        rows = b.op("Add", first, constant(b, inside))
+        columns = b.op("Unsqueeze", b.op("Add", first, constant(b, reach.columns * gap)), b.ints(0))
+        context = attend(b, core.spec, x, Tiles(reach.size, rows, columns, reach.near(b)))
+        if gap == 1:
+            return b.op("Slice", context, b.ints(0), length, b.ints(2))
+        return b.op("Gather", context, _place(b, steps(b, length), reach.size, gap), axis=2)
 
     def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:
-        assert isinstance(spec.pattern, SlidingWindow)
-        blocks = _Blocks.of(spec.pattern)
-        rows = -(-queries // blocks.size) * blocks.size
-        copies = blocks.met * rows * spec.kv_heads * (spec.head_dim + spec.value_head_dim)
-        return batch * (spec.q_heads * rows * blocks.width + copies)
+        reach, gap = _reach(spec)
+        rows = -(-queries // (reach.size * gap)) * reach.size * gap
+        return held(spec, batch, rows, reach.size, reach.width)
 
 
-def _queries(b: Builder, spec: AttentionSpec, blocks: _Blocks, q: ir.Value, missing: ir.Value) -> ir.Value:
-    """(B, H, S, D) -> (B, K, n, G * block, D)."""
-    padded = b.op("Pad", q, b.op("Concat", b.ints(0, 0, 0, 0, 0, 0), missing, b.ints(0), axis=0))
-    split = b.reshape(padded, 0, spec.kv_heads, spec.group, -1, blocks.size, spec.head_dim)
-    return b.reshape(b.transpose(split, 0, 1, 3, 2, 4, 5), 0, 0, 0, spec.group * blocks.size, spec.head_dim)
+def _reach(spec: AttentionSpec) -> tuple[Reach, int]:
+    """In steps of the gap between the keys of a window."""
+    pattern = spec.pattern
+    assert isinstance(pattern, SlidingWindow | Dilated)
+    gap = pattern.dilation if isinstance(pattern, Dilated) else 1
+    return Reach.of(pattern.left or 0, pattern.right or 0), gap
 
 
-def _keys(b: Builder, blocks: _Blocks, value: ir.Value, missing: ir.Value) -> ir.Value:
-    """(B, K, T, D) -> (B, K, n, width, D): for each query block the keys it meets, zeros beyond either end."""
-    head = b.ints(0, 0, blocks.before * blocks.size, 0, 0, 0)
-    padded = b.op("Pad", value, b.op("Concat", head, _tail(b, blocks, missing), b.ints(0), axis=0))
-    size = value.shape[3] if value.shape is not None else -1
-    split = b.reshape(padded, 0, 0, -1, blocks.size, size if isinstance(size, int) else -1)
-    return b.op("Concat", *_shifted(b, blocks, split, axis=2), axis=3)
+def _first(b: Builder, count: ir.Value, size: int, gap: int) -> ir.Value:
+    """(n, 1): the first position of each block. With gaps, `gap` blocks lie in each other, one for each remainder."""
+    block = b.op("Unsqueeze", steps(b, count), b.ints(1))
+    if gap == 1:
+        return b.op("Mul", block, b.ints(size))
+    run = b.op("Mul", b.op("Div", block, b.ints(gap)), b.ints(size * gap))
+    return b.op("Add", run, b.op("Mod", block, b.ints(gap)))
 
 
-def _tail(b: Builder, blocks: _Blocks, missing: ir.Value) -> ir.Value:
-    return b.op("Add", missing, b.ints(blocks.after * blocks.size))
-
-
-def _shifted(b: Builder, blocks: _Blocks, split: ir.Value, axis: int) -> list[ir.Value]:
-    """Of n + before + after blocks, the n that start at 0, at 1, ..."""
-    last = blocks.met - 1
-    ends = [j - last if j < last else sys.maxsize for j in range(blocks.met)]
-    return [b.op("Slice", split, b.ints(j), b.ints(end), b.ints(axis)) for j, end in enumerate(ends)]
-
-
-def _visibility(
-    b: Builder, window: SlidingWindow, blocks: _Blocks, length: ir.Value, missing: ir.Value, mask: ir.Value | None
-) -> tuple[ir.Value, ir.Value | None]:
-    """0 / -inf of (B or 1, 1, n, 1, block, width), and 1 / 0 of (B, 1, n, 1, block, 1) where a query may see nothing."""
-    rows = _constant(b, np.arange(blocks.size)[:, None])
-    columns = _constant(b, np.arange(-blocks.before * blocks.size, (blocks.after + 1) * blocks.size))
-    distance = b.op("Sub", columns, rows)  # the same in every block
-    assert window.left is not None and window.right is not None  # noqa: PT018 - `accepts` has seen to it
-    near = b.op(
-        "And",
-        b.op("GreaterOrEqual", distance, b.index(-window.left)),
-        b.op("LessOrEqual", distance, b.index(window.right)),
-    )
-    if mask is not None:
-        return _with_mask(b, blocks, near, missing, mask)
-    padded = b.op("Squeeze", b.op("Add", length, missing))
-    starts = b.op("Range", b.index(0), padded, b.index(blocks.size))
-    starts = b.op("Unsqueeze", starts, b.ints(1, 2))
-    keys = b.op("Add", starts, columns)
-    inside = b.op("And", b.op("GreaterOrEqual", keys, b.index(0)), b.op("Less", keys, length))
-    # rows that only fill the last block see everything: an empty softmax would give NaN there
-    filler = b.op("GreaterOrEqual", b.op("Add", starts, rows), length)
-    shown = b.op("Or", b.op("And", near, inside), filler)
-    return b.op("Unsqueeze", b.op("Where", shown, b.number(0), b.number(-np.inf)), b.ints(0, 1, 3)), None
-
-
-def _with_mask(b: Builder, blocks: _Blocks, near: ir.Value, missing: ir.Value, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """The padding mask (B, T) blocked as the keys are; what lies beyond either end counts as padding."""
-    head = b.ints(0, blocks.before * blocks.size, 0)
-    padded = b.op("Pad", b.op("Cast", mask, to=b.dtype), b.op("Concat", head, _tail(b, blocks, missing), axis=0))
-    split = b.reshape(padded, 0, -1, blocks.size)
-    real = b.op("Concat", *_shifted(b, blocks, split, axis=1), axis=2)
-    shown = b.op("And", near, b.op("Unsqueeze", b.op("Greater", real, b.number(0)), b.ints(2)))
-    nonempty = b.op("ReduceMax", b.op("Cast", shown, to=b.dtype), b.ints(-1), keepdims=1)
-    additive = b.op("Where", b.op("Or", shown, b.op("Equal", nonempty, b.number(0))), b.number(0), b.number(-np.inf))
-    return b.op("Unsqueeze", additive, b.ints(1, 3)), b.op("Unsqueeze", nonempty, b.ints(1, 3))
-
-
-def _constant(b: Builder, values: NDArray[np.int64]) -> ir.Value:
-    return b.op("Constant", value=ir.tensor(values))
+def _place(b: Builder, positions: ir.Value, size: int, gap: int) -> ir.Value:
+    """Where in the blocks' results each position is."""
+    run = b.op("Div", positions, b.ints(size * gap))
+    block = b.op("Add", b.op("Mul", run, b.ints(gap)), b.op("Mod", positions, b.ints(gap)))
+    inside = b.op("Div", b.op("Mod", positions, b.ints(size * gap)), b.ints(gap))
+    return b.op("Add", b.op("Mul", block, b.ints(size)), inside)

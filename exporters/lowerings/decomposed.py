@@ -5,6 +5,8 @@ Every score and every normalizer has this form; where a spec says so, the softma
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx_ir as ir
 
 from edgeattn.exporters.graph import Builder
@@ -57,6 +59,17 @@ class Decomposed(Lowering):
         repeated = keys * (spec.head_dim + spec.value_head_dim) if spec.group > 1 else 0
         wide = spec.head_dim if spec.score == "additive" else 1
         return batch * spec.q_heads * (queries * keys * wide + repeated)
+
+
+def attend(b: Builder, spec: AttentionSpec, x: Operands, shown: Visibility) -> ir.Value:
+    """The context of operands with as many key heads as query heads."""
+    scores = scaled_scores(b, spec, x.q, x.k) if x.score_weight is None else _additive(b, spec, x.q, x.k, x.score_weight)
+    return shown.guard(b, b.op("MatMul", weigh(b, spec, scores, shown, x), x.v))
+
+
+def with_repeated_heads(b: Builder, spec: AttentionSpec, x: Operands) -> Operands:
+    """The operands with each key and value head `group` times."""
+    return replace(x, k=repeat_heads(b, x.k, spec), v=repeat_heads(b, x.v, spec))
 
 
 def scaled_scores(b: Builder, spec: AttentionSpec, q: ir.Value, k: ir.Value) -> ir.Value:

@@ -9,12 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgeattn.exporters.lowerings.base import Core
-from edgeattn.spec import SlidingWindow
+from edgeattn.exporters.lowerings.gather_blocks import share
+from edgeattn.spec import BlockSparse, Causal, Dilated, Fixed, Full, GlobalLocal, SlidingWindow
 
 LONG = 2048
 """Keys beyond which holding (B, H, S, T) costs more memory than a faster kernel is worth."""
 SHORT = 512
 """Keys up to which a dense window costs no more than one in blocks."""
+DENSE = {"onnxruntime": 0.6, "openvino": 1 / 3}
+"""Share of a layout's blocks from which a dense form costs no more."""
+FEW = 256
+"""Keys up to which causal attention in slices gains nothing over one operator that skips hidden keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +40,35 @@ def _long(core: Core) -> bool:
     return core.max_keys is None or core.max_keys > LONG
 
 
+def _long_open(core: Core) -> bool:
+    spec = core.spec
+    return _long(core) and spec.mask == "none" and not spec.bias and isinstance(spec.pattern, Full)
+
+
+def _surely_long(core: Core) -> bool:
+    return core.max_keys is not None and core.max_keys > LONG
+
+
 def _long_window(core: Core) -> bool:
-    return isinstance(core.spec.pattern, SlidingWindow) and (core.max_keys is None or core.max_keys > SHORT)
+    windows = isinstance(core.spec.pattern, SlidingWindow | Dilated | GlobalLocal)
+    return windows and (core.max_keys is None or core.max_keys > SHORT)
+
+
+def _long_layout(runtime: str) -> Callable[[Core], bool]:
+    def holds(core: Core) -> bool:
+        pattern = core.spec.pattern
+        sparse = isinstance(pattern, Fixed) or (isinstance(pattern, BlockSparse) and share(pattern) < DENSE[runtime])
+        return sparse and (core.max_keys is None or core.max_keys > SHORT)
+
+    return holds
+
+
+def _causal(core: Core) -> bool:
+    return isinstance(core.spec.pattern, Causal) and core.square
+
+
+def _long_causal(core: Core) -> bool:
+    return _causal(core) and (core.max_keys is None or core.max_keys > FEW)
 
 
 def _always(core: Core) -> bool:
@@ -44,11 +76,46 @@ def _always(core: Core) -> bool:
 
 
 DEFAULTS = (
-    Default("onnxruntime", _long_window, ("blocked", "grouped", "attention-23"), "time and memory linear in the length"),
+    Default(
+        "onnxruntime",
+        _long_window,
+        ("blocked", "blocked-global", "grouped", "attention-23"),
+        "time and memory linear in the length",
+    ),
+    Default(
+        "onnxruntime",
+        _long_layout("onnxruntime"),
+        ("gather-blocks", "fixed-blocks", "grouped", "attention-23"),
+        "hidden blocks cost nothing",
+    ),
+    Default(
+        "onnxruntime",
+        _long_causal,
+        ("sliced-23", "contrib-gqa", "grouped", "attention-23"),
+        "skips hidden keys in products and softmax: least work measured beyond 256 keys, 1/16 of the scores held",
+    ),
+    Default(
+        "onnxruntime",
+        _causal,
+        ("contrib-gqa", "grouped", "attention-23"),
+        "skips hidden keys in the softmax: fastest measured up to 256 keys",
+    ),
     Default("onnxruntime", _grouped, ("grouped",), "no repeated keys and values"),
-    Default("onnxruntime", _long, ("contrib-mha", "attention-23"), "does not hold the scores of a long sequence"),
+    Default("onnxruntime", _long_open, ("contrib-mha", "attention-23"), "does not hold the scores of a long sequence"),
+    Default("onnxruntime", _surely_long, ("blockwise", "attention-23"), "holds 1/16 of the scores of a long sequence"),
     Default("onnxruntime", _always, ("attention-23",), "fastest measured up to 2048 keys"),
-    Default("openvino", _long_window, ("blocked", "grouped", "contrib-mha"), "time and memory linear in the length"),
+    Default(
+        "openvino",
+        _long_window,
+        ("blocked", "blocked-global", "grouped", "contrib-mha"),
+        "time and memory linear in the length",
+    ),
+    Default(
+        "openvino",
+        _long_layout("openvino"),
+        ("gather-blocks", "fixed-blocks", "grouped", "contrib-mha"),
+        "hidden blocks cost nothing",
+    ),
     Default("openvino", _grouped, ("grouped", "grouped-open"), "no repeated keys and values"),
     Default("openvino", _always, ("contrib-mha", "attention-23"), "imported as a fused attention: fastest measured"),
 )

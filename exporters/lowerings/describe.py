@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeattn.exporters.lowerings.base import Core, Lowering
-from edgeattn.exporters.lowerings.registry import LOWERINGS
+from edgeattn.exporters.lowerings.registry import get
 from edgeattn.exporters.probing import Prover
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import Runtime
@@ -25,8 +26,8 @@ SAMPLES = {
 """Cores that stand for what people deploy; every export probes its own cores besides."""
 
 
-def describe() -> list[dict[str, Any]]:
-    """A row per lowering: name, summary, takes, opset, domains, and per runtime a verdict for each sample core.
+def describe(names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row per named lowering: name, summary, takes, opset, domains, and per runtime a verdict for each sample core.
 
     A verdict is {"status", "reason"}; the status is `pass` (probed here), `refused` (the form cannot express the core),
     `fails` (the runtime computes it wrongly, or not at all) or `not run` (the runtime is not here).
@@ -42,7 +43,7 @@ def describe() -> list[dict[str, Any]]:
                 "domains": list(lowering.domains),
                 "runtimes": {name: _verdicts(lowering, prover, registry.get(name)) for name in _deployable()},
             }
-            for lowering in LOWERINGS.values()
+            for lowering in map(get, names)
         ]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeattn.exporters.graph import Builder
+from edgeattn.exporters.lowerings.slices import Rows
 from edgeattn.patterns import Alignment
 
 
@@ -59,13 +60,15 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class GraphPlaces:
-    """`edgeattn.patterns.Places` in a graph: queries and keys of two values with their lengths on axis 2."""
+    """`edgeattn.patterns.Places` in a graph: queries and keys of two values with their lengths on axis 2; of the queries
+    only `rows`, where given."""
 
     b: Builder
     q: ir.Value
     k: ir.Value
     square: bool
     prefix_input: ir.Value | None = None
+    rows: Rows | None = None
 
     @property
     def keys(self) -> Term:
@@ -77,7 +80,8 @@ class GraphPlaces:
         return Term(self.b, self.b.op("Unsqueeze", self.prefix_input, self.b.ints(1, 2, 3)))
 
     def queries(self, alignment: Alignment = "upper_left") -> Term:
-        rows = Term(self.b, self._range(self.q, 1))
+        positions = self._range(self.q, 1)
+        rows = Term(self.b, positions if self.rows is None else self.rows.of(positions, 0))
         if alignment == "upper_left" or self.square:
             return rows
         return rows + Term(self.b, self.b.op("Sub", self.b.size(self.k, 2), self.b.size(self.q, 2)))

@@ -68,7 +68,7 @@ def _sparse(b: Builder, scores: ir.Value, x: Operands, power: int) -> ir.Value:
         tau = b.op("Sub", mean, b.op("Sqrt", room))
     inside = b.op("Cast", b.op("LessOrEqual", tau, ordered), to=ir.DataType.INT64)
     last = b.op("Sub", b.op("ReduceSum", inside, b.ints(-1), keepdims=1), b.ints(1))
-    weights = b.op("Max", b.op("Sub", scores, b.op("GatherElements", tau, last, axis=-1)), b.number(0))
+    weights = b.op("Max", b.op("Sub", scores, b.op("GatherElements", tau, last, axis=3)), b.number(0))
     return b.op("Mul", weights, weights) if power == 2 else weights
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 from edgeattn.errors import unknown
 from edgeattn.exporters.lowerings.base import Lowering
 from edgeattn.exporters.lowerings.blocked import BlockedWindow
+from edgeattn.exporters.lowerings.blocked_global import BlockedGlobal
+from edgeattn.exporters.lowerings.blockwise import Blockwise
 from edgeattn.exporters.lowerings.contrib import GroupQueryAttention, MultiHeadAttention
 from edgeattn.exporters.lowerings.decomposed import Decomposed
+from edgeattn.exporters.lowerings.fixed_blocks import FixedBlocks
+from edgeattn.exporters.lowerings.gather_blocks import GatherBlocks
 from edgeattn.exporters.lowerings.grouped import Grouped
 from edgeattn.exporters.lowerings.onnx_attention import OnnxAttention23, OnnxAttention24
 from edgeattn.exporters.lowerings.open_mask import DecomposedOpen, GroupedOpen
+from edgeattn.exporters.lowerings.sliced import Sliced, SlicedAttention
 
 _ALL: tuple[Lowering, ...] = (
     Decomposed(),
@@ -17,6 +22,12 @@ _ALL: tuple[Lowering, ...] = (
     Grouped(),
     GroupedOpen(),
     BlockedWindow(),
+    BlockedGlobal(),
+    GatherBlocks(),
+    FixedBlocks(),
+    Sliced(),
+    SlicedAttention(),
+    Blockwise(),
     OnnxAttention23(),
     OnnxAttention24(),
     MultiHeadAttention(),

@@ -14,8 +14,8 @@ import onnx_ir as ir
 from edgeattn.exporters.graph import Builder
 from edgeattn.exporters.lowerings.base import Core, Operands
 from edgeattn.exporters.lowerings.formula import GraphPlaces
+from edgeattn.exporters.lowerings.slices import Rows
 from edgeattn.patterns import Full, Pattern, always_sees
-from edgeattn.spec import AttentionSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,40 +50,53 @@ class Visibility:
         return b.op("Expand", self.additive, b.op("Concat", b.ints(1, 1), b.size(x.q, 2), b.size(x.k, 2), axis=0))
 
 
-def visibility(b: Builder, core: Core, x: Operands, pattern: Pattern | None = None) -> Visibility:
-    """Pattern, mask and bias of a site as one tensor. `pattern` replaces the spec's where an operator does part of it."""
+def visibility(b: Builder, core: Core, x: Operands, pattern: Pattern | None = None, rows: Rows | None = None) -> Visibility:
+    """Pattern, mask and bias of a site as one tensor. `pattern` replaces the spec's where an operator does part of it;
+    `rows` are the queries it is for, all by default."""
     pattern = core.spec.pattern if pattern is None else pattern
-    shown = seen(b, core, x, pattern)
+    shown = seen(b, core, x, pattern, rows)
     if shown is None and x.bias is None:
         return Visibility(None, None)
     if x.bias is not None:
-        return _with_bias(b, shown, x.bias)
+        return _with_bias(b, shown, _of_rows(rows, x.bias, core.bias_dims))
     assert shown is not None
     if x.mask is None and always_sees(pattern, core.square):
         return Visibility(b.op("Where", shown, b.number(0), b.number(-np.inf)), None)
+    return hiding(b, shown)
+
+
+def hiding(b: Builder, shown: ir.Value) -> Visibility:
+    """What hides the keys where `shown` (bool) is False, with a guard for rows without a key."""
     nonempty, empty = _rows_seen(b, shown)
     return Visibility(b.op("Where", b.op("Or", shown, empty), b.number(0), b.number(-np.inf)), nonempty)
 
 
-def seen(b: Builder, core: Core, x: Operands, pattern: Pattern) -> ir.Value | None:
+def seen(b: Builder, core: Core, x: Operands, pattern: Pattern, rows: Rows | None = None) -> ir.Value | None:
     """Bool, broadcastable to (B, H, S, T): pattern and mask together; None when every key is visible."""
     shown = None
     if not isinstance(pattern, Full):
-        shown = pattern.sees(GraphPlaces(b, x.q, x.k, core.square, x.prefix)).value
+        shown = pattern.sees(GraphPlaces(b, x.q, x.k, core.square, x.prefix, rows)).value
     if x.mask is None:
         return shown
-    mask = _mask(b, core.spec, x.mask)
+    mask = _mask(b, core, x.mask, rows)
     return mask if shown is None else b.op("And", shown, mask)
 
 
-def _mask(b: Builder, spec: AttentionSpec, mask: ir.Value) -> ir.Value:
-    if spec.mask == "dense":
-        return mask
+def _mask(b: Builder, core: Core, mask: ir.Value, rows: Rows | None) -> ir.Value:
+    if core.spec.mask == "dense":
+        return _of_rows(rows, mask, core.mask_dims)
     keys = b.op("Unsqueeze", mask, b.ints(1, 2))
-    if spec.mask == "key_padding":
+    if core.spec.mask == "key_padding":
         return keys
-    same = b.op("Equal", b.op("Unsqueeze", mask, b.ints(1, 3)), keys)
+    queries = mask if rows is None else rows.of(mask, 1)
+    same = b.op("Equal", b.op("Unsqueeze", queries, b.ints(1, 3)), keys)
     return b.op("And", same, b.op("GreaterOrEqual", keys, b.index(0)))
+
+
+def _of_rows(rows: Rows | None, value: ir.Value, dims: tuple[int | None, ...]) -> ir.Value:
+    """A mask or bias for some queries; one that is the same for all of them stays as it is."""
+    same_for_all = len(dims) == 1 or (len(dims) > 1 and dims[-2] == 1)
+    return value if rows is None or same_for_all else rows.of(value, -2)
 
 
 def _with_bias(b: Builder, shown: ir.Value | None, bias: ir.Value) -> Visibility:

@@ -19,7 +19,8 @@ FULL = Core(SoftmaxAttention(2, 2, 8), square=True, max_keys=512)
 PADDED = Core(SoftmaxAttention(2, 2, 8, mask="key_padding"), square=True, max_keys=512)
 CAUSAL = Core(SoftmaxAttention(2, 2, 8, pattern=Causal()), square=True, max_keys=512)
 GROUPED = Core(SoftmaxAttention(6, 2, 8, mask="key_padding"), square=True, max_keys=512)
-CAPPED = Core(SoftmaxAttention(2, 2, 8, softcap=5.0, mask="key_padding"), square=True, max_keys=8192)
+CAPPED = Core(SoftmaxAttention(2, 2, 8, softcap=5.0), square=True, max_keys=8192)
+LONG_PADDED = Core(SoftmaxAttention(2, 2, 8, mask="key_padding"), square=True, max_keys=LONG + 1)
 LONG_FULL = Core(SoftmaxAttention(2, 2, 8), square=True, max_keys=LONG + 1)
 UNBOUNDED = Core(SoftmaxAttention(2, 2, 8), square=True, max_keys=None)
 
@@ -42,6 +43,7 @@ def _choose(core: Core, runtime: str, prover: Prover, forced: str | None = None)
         (GROUPED, "grouped"),
         (LONG_FULL, "contrib-mha"),
         (UNBOUNDED, "contrib-mha"),
+        (LONG_PADDED, "blockwise"),
         (CAPPED, "attention-23"),
     ],
 )

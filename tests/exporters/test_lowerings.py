@@ -42,6 +42,7 @@ NO_GROUP_QUERY = "the operator does not import without a past"
 KNOWN: dict[tuple[str, str], str] = {
     ("openvino", "attention-23"): UNMASKED_AFTER_ONE_KEY,
     ("openvino", "attention-24"): UNMASKED_AFTER_ONE_KEY,
+    ("openvino", "blockwise"): UNMASKED_AFTER_ONE_KEY,
     ("openvino", "contrib-gqa"): NO_GROUP_QUERY,
     ("openvino", "contrib-mha"): UNMASKED_AFTER_ONE_KEY,
     ("openvino", "decomposed"): UNMASKED_AFTER_ONE_KEY,
