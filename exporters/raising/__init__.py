@@ -1,0 +1,1 @@
+"""Operators of the standard that say attention, read back into canonical nodes."""
