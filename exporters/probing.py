@@ -71,7 +71,10 @@ def probe_model(lowering: Lowering, core: Core) -> ir.Model:
     kinds = dict.fromkeys(dims, ir.DataType.FLOAT) | {"mask": ir.DataType.BOOL} | dict.fromkeys(whole, ir.DataType.INT64)
     inputs = [ir.val(name, kinds[name], ir.Shape(dims[name])) for name in spec.input_names]
     node = canonical_node(spec, inputs, name=SITE)
-    shapes: list[list[int | str]] = [["batch", spec.q_heads, "queries", spec.value_head_dim], ["batch", spec.q_heads, "queries"]]
+    shapes: list[list[int | str]] = [
+        ["batch", spec.q_heads, "queries", spec.value_head_dim],
+        ["batch", spec.q_heads, "queries"],
+    ]
     for output, name, shape in zip(node.outputs, spec.output_names, shapes, strict=False):
         output.name, output.type, output.shape = name, ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
     graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports={"": OPSET, DOMAIN: 1}, name="probe")

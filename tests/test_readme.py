@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 CHEAP = {"doctor", "list"}
 """Commands without a model: run for real wherever a page names them."""
-ALWAYS = {("doctor",), ("doctor", "--json"), ("list", "runtimes"), ("list", "variants"), ("list", "models")}
+ALWAYS = {("doctor",), ("doctor", "--json"), ("list", "runtimes"), ("list", "variants", "sliding_window"), ("list", "models")}
 
 
 def _blocks(page: Path) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -17,31 +19,50 @@ KINDS = ("variants", "runtimes", "lowerings", "models")
 
 @click.command("list")
 @click.argument("kind", metavar="|".join(KINDS))
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @options.common
-def command(kind: str, as_json: bool) -> None:
-    """List attention variants, runtimes, lowerings (and whether each one's probe passes here), or the zoo's models.
+def command(kind: str, names: tuple[str, ...], as_json: bool) -> None:
+    """List attention variants (with the form each runtime here gets), runtimes, lowerings (and whether each one's probe
+    passes here), or the zoo's models.
 
     \b
     Example:
       edgeattn list lowerings
+      edgeattn list variants sliding_window dilated
       edgeattn list runtimes --json
+
+    NAME, one or more, leaves the others out; probing all of them takes half a minute.
     """
     if kind not in KINDS:
         raise unknown("kind of list", kind, KINDS)
-    data = _DATA[kind]()
+    data = _DATA[kind](names)
     if as_json:
         options.print_json({kind: data})
     else:
         click.echo(_TABLES[kind](data))
 
 
-def _variants() -> list[dict[str, Any]]:
-    from edgeattn.models import list_variants, variant_summary
+def _picked(names: tuple[str, ...], known: Sequence[str], kind: str) -> list[str]:
+    """`known`, or those of it that were named. Raises UsageError for any other."""
+    for name in names:
+        if name not in known:
+            raise unknown(kind, name, known)
+    return [name for name in known if not names or name in names]
 
-    return [{"name": name, "summary": variant_summary(name)} for name in list_variants()]
+
+def _variants(names: tuple[str, ...]) -> list[dict[str, Any]]:
+    try:
+        from edgeattn.exporters.survey import survey
+    except ImportError as error:
+        raise _needs_export(error) from error
+    from edgeattn.models import list_variants
+
+    picked = _picked(names, list_variants(), "variant")
+    with progress() as say:
+        return [dataclasses.asdict(report) for report in survey(picked, say=say)]
 
 
-def _models() -> list[dict[str, Any]]:
+def _models(names: tuple[str, ...]) -> list[dict[str, Any]]:
     try:
         from edgeattn.exporters.sources import zoo
     except ImportError as error:
@@ -55,17 +76,26 @@ def _models() -> list[dict[str, Any]]:
             "licence": model.licence,
         }
         for model in zoo.list_models()
+        if model.name in _picked(names, list(zoo.MODELS), "model")
     ]
 
 
-def _lowerings() -> list[dict[str, Any]]:
+def _lowerings(names: tuple[str, ...]) -> list[dict[str, Any]]:
     try:
         from edgeattn.exporters.lowerings.describe import describe
+        from edgeattn.exporters.lowerings.registry import LOWERINGS
     except ImportError as error:
         raise _needs_export(error) from error
+    picked = _picked(names, list(LOWERINGS), "lowering")
     with progress() as say:
         say("probing each lowering on the runtimes that are here")
-        return describe()
+        return describe(picked)
+
+
+def _runtimes(names: tuple[str, ...]) -> list[dict[str, Any]]:
+    facts = runtime_facts()
+    picked = _picked(names, [fact["name"] for fact in facts], "runtime")
+    return [fact for fact in facts if fact["name"] in picked]
 
 
 def _needs_export(error: ImportError) -> RuntimeMissingError:
@@ -73,7 +103,19 @@ def _needs_export(error: ImportError) -> RuntimeMissingError:
 
 
 def _variant_table(data: list[dict[str, Any]]) -> str:
-    return table(["variant", "what"], [[item["name"], item["summary"]] for item in data])
+    """A column per runtime: the form it gets and the order of its time."""
+    targets = list(data[0]["runtimes"])
+    rows = [
+        [item["name"], item["summary"].partition(": ")[2] or item["summary"], item["paper"].removeprefix("https://")]
+        + [_variant_cell(item["runtimes"][target]) for target in targets]
+        for item in data
+    ]
+    return table(["variant", "what", "paper", *targets], rows)
+
+
+def _variant_cell(verdict: dict[str, Any]) -> str:
+    """`blocked, O(S W D)`, `fails`, `not run`."""
+    return f"{verdict['lowering']}, O({verdict['time']})" if verdict["status"] == "pass" else str(verdict["status"])
 
 
 def _model_table(data: list[dict[str, Any]]) -> str:
@@ -114,5 +156,5 @@ def _cell(verdicts: dict[str, dict[str, str]]) -> str:
     return f"proven but for {', '.join(failing)}" if failing else "proven"
 
 
-_DATA = {"variants": _variants, "runtimes": runtime_facts, "lowerings": _lowerings, "models": _models}
+_DATA = {"variants": _variants, "runtimes": _runtimes, "lowerings": _lowerings, "models": _models}
 _TABLES = {"variants": _variant_table, "runtimes": runtime_table, "lowerings": _lowering_table, "models": _model_table}

@@ -24,7 +24,7 @@ from edgeattn.exporters.sources.resolve import resolve
     ("text", "message"),
     [
         ("minilmm", "unknown source 'minilmm'; did you mean 'minilm'?; a source is a zoo name"),
-        ("/no/such/folder", "unknown source '/no/such/folder'; known: minilm"),
+        ("/no/such/folder", "unknown source '/no/such/folder'; known: additive, alibi"),
         ("file.py:", "unknown source 'file.py:'"),
         ("model.py", "model.py names a file but no factory in it; write model.py:function"),
     ],

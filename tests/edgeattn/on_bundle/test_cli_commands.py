@@ -200,13 +200,20 @@ def test_truncated_and_foreign_bundles(tiny: Path, tmp_path: Path, command: str)
 
 
 def test_list(read_json: ReadJson) -> None:
-    names = [item["name"] for item in read_json(run("list", "variants", "--json").stdout)["variants"]]
-    assert "grouped_query" in names
+    (window,) = read_json(run("list", "variants", "sliding_window", "--json").stdout)["variants"]
+    assert window["paper"].startswith("https://")
+    for verdict in window["runtimes"].values():
+        assert (verdict["status"], verdict["lowering"], verdict["time"]) == ("pass", "blocked", "S W D")
+    (lowering,) = read_json(run("list", "lowerings", "grouped-open", "--json").stdout)["lowerings"]
+    assert lowering["runtimes"]["onnxruntime"]["grouped"]["status"] == "pass"
     assert "onnxruntime" in run("list", "runtimes").stdout
     assert "minilm" in run("list", "models").stdout
     wrong = run("list", "modells")
     assert wrong.exit_code == 2
     assert "did you mean 'models'" in wrong.stderr
+    misspelt = run("list", "variants", "sliding_windw")
+    assert misspelt.exit_code == 2
+    assert "did you mean 'sliding_window'" in misspelt.stderr
 
 
 def test_doctor(read_json: ReadJson) -> None:
