@@ -30,10 +30,10 @@ def check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def finite(name: str, value: object, positive: bool = True) -> float:
-    """The value as a float, so that 2 and 2.0 have one JSON. Raises SpecError."""
+    """The value as a float, so that 2 and 2.0, and 0.0 and -0.0, have one JSON. Raises SpecError."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and abs(value) <= sys.float_info.max and (value > 0 or not positive):  # type: ignore[arg-type, operator]
-        return float(value)  # type: ignore[arg-type]
+        return float(value) + 0.0  # type: ignore[arg-type]
     raise SpecError(f"{name} must be a finite number{' > 0' * positive}, got {value!r}")
 
 

@@ -97,7 +97,7 @@ def log_sum_exp(scores: Array) -> NDArray[np.float64]:
 def weigh(scores: Array, normalizer: Normalizer) -> NDArray[np.float64]:
     """Weights of each row; -inf means hidden. A row that is hidden throughout gets zeros."""
     if isinstance(normalizer, Sigmoid):
-        offset = -np.log(scores.shape[-1]) if normalizer.offset is None else normalizer.offset
+        offset = -np.log(max(scores.shape[-1], 1)) if normalizer.offset is None else normalizer.offset
         return np.asarray(0.5 * (1 + np.tanh((scores + offset) / 2)))
     peak = scores.max(axis=-1, keepdims=True, initial=-np.inf)
     scores = scores - np.where(np.isfinite(peak), peak, 0.0)

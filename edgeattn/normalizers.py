@@ -66,6 +66,9 @@ class Entmax15:
 class TopK:
     """Softmax over the keys whose score is among the `k` highest; equal scores at the edge all take part.
 
+    Which scores are equal depends on how a runtime rounds, so nothing is proven about ties, or about scores that differ
+    by less than float32 tells apart.
+
     k = 1 is hard attention (argmax). A `k` above T means all keys. Gupta et al., "Memory-efficient Transformers via
     Top-k Attention", 2021 (https://arxiv.org/abs/2106.06899).
     """

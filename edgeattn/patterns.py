@@ -251,7 +251,8 @@ class BlockSparse:
         for head, rows in enumerate(layout):
             if len(rows) != size or not all(isinstance(row, str) and re.fullmatch("[01]*", row) for row in rows):
                 raise SpecError(f"BlockSparse.layout[{head}] must be {size} rows of 0 and 1, got {rows!r:.80}")
-            if wrong := next((row for row in rows if len(row) != size), None):
+            wrong = next((row for row in rows if len(row) != size), None)
+            if wrong is not None:
                 raise SpecError(
                     f"BlockSparse.layout[{head}] must have as many columns as rows ({size}), got a row of {len(wrong)}"
                 )
@@ -302,14 +303,20 @@ def longest(pattern: Pattern) -> int | None:
 
 def always_sees(pattern: Pattern, square: bool) -> bool:
     """Whether every query sees some key at every S and T (`square`: at every S == T)."""
-    if isinstance(pattern, BlockSparse):
-        return square and all(row[i] == "1" for rows in pattern.layout for i, row in enumerate(rows))
-    if square or isinstance(pattern, Full):
+    if isinstance(pattern, BlockSparse):  # at S == T the blocks up to a query's own are there, else only the first
+        return all("1" in row[: i + 1 if square else 1] for rows in pattern.layout for i, row in enumerate(rows))
+    if square:
         return True
-    bounded = isinstance(pattern, Dilated | Fixed | Strided) or (
-        isinstance(pattern, SlidingWindow) and pattern.left is not None
-    )
-    return not bounded and getattr(pattern, "alignment", "upper_left") == "upper_left"
+    match pattern:  # what sees the first key from everywhere
+        case SlidingWindow() | Causal() if pattern.alignment == "lower_right":
+            return False
+        case SlidingWindow():
+            return pattern.left is None
+        case Strided():
+            return pattern.stride == 1
+        case Fixed():
+            return pattern.columns == pattern.block
+    return not isinstance(pattern, Dilated)
 
 
 def to_dict(pattern: Pattern) -> dict[str, Any]:

@@ -36,6 +36,8 @@ CROSS: tuple[Size, ...] = ((1, 1, 7), (2, 7, 1), (2, 5, 64), (1, 1, 128), (2, 65
 
 FAR = 1e4
 """How far the scores of hidden keys lie above the visible ones in the adversarial cases."""
+_LONGEST = 2048
+"""A layout may describe more positions; the truth holds all scores in float64."""
 _SATURATED = 30.0
 """tanh of it is 1 in every float type."""
 _SPREAD = 1.5
@@ -90,7 +92,8 @@ def sizes_for(spec: AttentionSpec, square: bool) -> tuple[Size, ...]:
     chosen = (*GRID, *(() if square or spec.mask == "document" else CROSS))
     if limit is None:
         return chosen
-    return (*(size for size in chosen if max(size[1:]) < limit), (1, limit, limit))
+    last = min(limit, _LONGEST)
+    return (*(size for size in chosen if max(size[1:]) < limit), (1, last, last))
 
 
 def environment(runtime: Runtime | str, device: str) -> dict[str, str]:
@@ -103,10 +106,7 @@ def environment(runtime: Runtime | str, device: str) -> dict[str, str]:
 @lru_cache(maxsize=64)
 def _cases(spec: AttentionSpec, size: Size, inputs: tuple[TensorInfo, ...]) -> tuple[_Case, ...]:
     """Feeds and truth for one size; kept, since an export asks for the same ones for every lowering and runtime."""
-    return tuple(
-        _Case(label, feeds, _truth(spec, feeds))
-        for label, feeds in _all_feeds(spec, size, inputs)
-    )
+    return tuple(_Case(label, feeds, _truth(spec, feeds)) for label, feeds in _all_feeds(spec, size, inputs))
 
 
 def _truth(spec: AttentionSpec, feeds: dict[str, Array]) -> dict[str, Array]:
@@ -170,7 +170,7 @@ def _hidden_keys_shout(spec: AttentionSpec, size: Size, inputs: Sequence[TensorI
         shown[:] = shown[-1]  # a mask whose batch axis is 1 hides the same keys in every row
     shown[:, -1] = True
     mask = feeds["mask"]
-    mask[...] = shown if mask.ndim == 2 else shown[: mask.shape[0], None, None, :]
+    mask[...] = shown if spec.mask == "key_padding" else shown[-1]
     loud = np.where(shown, 0.0, 1.0)[:, None, :]
     _shout(spec, feeds, loud)
     return feeds
@@ -204,8 +204,8 @@ def _arrays(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo], rng: 
         "k": rng.standard_normal((batch, spec.kv_heads, keys, spec.head_dim)),
         "v": rng.standard_normal((batch, spec.kv_heads, keys, spec.value_head_dim)),
     }
-    if isinstance(spec.normalizer, TopK):  # exact products: which score is higher is then no matter of rounding
-        feeds |= {name: np.clip(np.round(feeds[name]), -3, 3) for name in ("q", "k")}
+    if isinstance(spec.normalizer, TopK):
+        _set_apart(spec, feeds, rng)
     if spec.bias:
         feeds["bias"] = rng.standard_normal(_shape(inputs, "bias", spec, size))
     if spec.sink:
@@ -222,6 +222,16 @@ def _arrays(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo], rng: 
     if isinstance(spec.pattern, PrefixLM):
         feeds["prefix"] = rng.integers(0, keys + 1, batch)
     return feeds
+
+
+def _set_apart(spec: AttentionSpec, feeds: dict[str, Array], rng: np.random.Generator) -> None:
+    """Scores that follow a random order of the keys in clear steps: a runtime may round, and which key is in must not depend
+    on it."""
+    batch, heads, keys, size = feeds["k"].shape
+    order = rng.permuted(np.broadcast_to(np.arange(keys), (batch, heads, keys)), axis=-1)
+    feeds["q"] *= 1e-3 * (np.arange(size) < size - 1)
+    feeds["q"][..., -1] += rng.choice([-1.0, 1.0], feeds["q"].shape[:-1])
+    feeds["k"][..., -1] = 0.05 / spec.scale * order
 
 
 def _documents(batch: int, length: int, rng: np.random.Generator) -> NDArray[np.int64]:

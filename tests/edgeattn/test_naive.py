@@ -3,108 +3,120 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeattn.naive import Array, softmax_attention, visible
-from edgeattn.spec import AttentionSpec, Causal, Full, Pattern, SlidingWindow, SoftmaxAttention
+from edgeattn.spec import (
+    AttentionSpec,
+    BlockSparse,
+    Causal,
+    Dilated,
+    Full,
+    Pattern,
+    PrefixLM,
+    Sigmoid,
+    SlidingWindow,
+    Softmax,
+    SoftmaxAttention,
+)
 
 PATTERNS: list[Pattern] = [
     Full(),
-    Causal(),
     Causal("lower_right"),
-    SlidingWindow(1, 0),
+    PrefixLM(),
     SlidingWindow(1, 1, "lower_right"),
     SlidingWindow(None, 1),
-    SlidingWindow(2, None),
+    Dilated(1, 1, 2),
+    BlockSparse(2, (("100", "101", "011"),)),
 ]
+Inputs = dict[str, Array]
 
 
-def by_definition(
-    q: Array, k: Array, v: Array, spec: AttentionSpec, shown: Array, mask: Array | None, bias: Array | None
-) -> Array:
+def by_definition(spec: AttentionSpec, inputs: Inputs) -> Array:
     """Loops over every query, with math.exp and no linear algebra."""
-    batch, heads, queries, _ = q.shape
-    keys = k.shape[2]
+    q, k, v = (inputs[name] for name in "qkv")
+    (batch, heads, queries, _), keys = q.shape, k.shape[2]
     out = np.zeros((batch, heads, queries, v.shape[3]))
     for b, h, i in np.ndindex(batch, heads, queries):
         head = h // (spec.q_heads // spec.kv_heads)
-        weights = {}
-        for j in range(keys):
-            allowed = shown[i, j] and (mask is None or (mask[b, j] if spec.mask == "key_padding" else mask[b, 0, i, j]))
-            if allowed:
-                score = spec.scale * sum(float(x) * float(y) for x, y in zip(q[b, h, i], k[b, head, j], strict=True))
-                score = spec.softcap * math.tanh(score / spec.softcap) if spec.softcap else score
-                weights[j] = math.exp(score + (0.0 if bias is None else float(bias[0, h, i, j])))
+        weights = {j: math.exp(score_of(spec, inputs, (b, h, i, j))) for j in range(keys) if allowed(spec, inputs, (b, i, j))}
+        total = sum(weights.values()) + (math.exp(inputs["sink"][h]) if spec.sink else 0.0)
         for j, weight in weights.items():
-            out[b, h, i] += weight / sum(weights.values()) * v[b, head, j]
+            share = weight / (weight + keys) if isinstance(spec.normalizer, Sigmoid) else weight / total
+            out[b, h, i] += share * v[b, head, j]
     return out
 
 
+def allowed(spec: AttentionSpec, inputs: Inputs, place: tuple[int, int, int]) -> bool:
+    b, i, j = place
+    lengths = inputs["q"].shape[2], inputs["k"].shape[2]
+    shown = visible(spec.pattern, *lengths, inputs["prefix"][b : b + 1] if "prefix" in inputs else None)
+    if spec.mask == "none" or not shown.reshape(lengths)[i, j]:
+        return bool(shown.reshape(lengths)[i, j])
+    mask = inputs["mask"]
+    if spec.mask == "document":
+        return bool(mask[b, i] == mask[b, j] >= 0)
+    return bool(mask[b, j] if spec.mask == "key_padding" else mask[b, 0, i, j])
+
+
+def score_of(spec: AttentionSpec, inputs: Inputs, place: tuple[int, int, int, int]) -> float:
+    b, h, i, j = place
+    pairs = list(zip(inputs["q"][b, h, i].tolist(), inputs["k"][b, h // spec.group, j].tolist(), strict=True))
+    if spec.score == "additive":
+        weight = inputs["score_weight"][h].tolist()
+        score = spec.scale * sum(w * math.tanh(x + y) for w, (x, y) in zip(weight, pairs, strict=True))
+    else:
+        score = spec.scale * sum(x * y for x, y in pairs)
+    score = spec.softcap * math.tanh(score / spec.softcap) if spec.softcap else score
+    return float(score + (inputs["bias"][0, h, i, j] if spec.bias else 0.0))
+
+
+def drawn(spec: AttentionSpec, queries: int, keys: int, seed: int) -> Inputs:
+    """Random inputs for two rows, the last of which sees nothing by its mask."""
+    rng = np.random.default_rng(seed)
+    sizes = {
+        "q": (2, spec.q_heads, queries, spec.head_dim),
+        "k": (2, spec.kv_heads, keys, spec.head_dim),
+        "v": (2, spec.kv_heads, keys, spec.value_head_dim),
+        "bias": (1, spec.q_heads, queries, keys),
+        "sink": (spec.q_heads,),
+        "score_weight": (spec.q_heads, spec.head_dim),
+    }
+    inputs: Inputs = {name: rng.normal(size=size) for name, size in sizes.items()}
+    inputs["prefix"] = rng.integers(0, keys + 1, 2)
+    inputs["mask"] = rng.random((2, keys) if spec.mask == "key_padding" else (2, 1, queries, keys)) > 0.5
+    inputs["mask"][-1] = False
+    if spec.mask == "document":
+        inputs["mask"] = rng.integers(-1, 2, (2, keys))
+        inputs["mask"][-1] = -2
+    return {name: inputs[name] for name in spec.input_names}
+
+
 @given(
-    st.sampled_from(PATTERNS),
-    st.sampled_from(["none", "key_padding", "dense"]),
-    st.booleans(),
-    st.sampled_from([None, 1.5]),
-    st.integers(1, 2),
-    st.integers(1, 3),
-    st.sampled_from([(1, 1), (1, 4), (3, 3), (4, 2), (2, 5)]),
-    st.integers(0, 99),
+    pattern=st.sampled_from(PATTERNS),
+    mask=st.sampled_from(["none", "key_padding", "dense", "document"]),
+    bias=st.booleans(),
+    softcap=st.sampled_from([None, 1.5]),
+    score=st.sampled_from(["dot", "additive"]),
+    kind=st.sampled_from(["softmax", "sink", "sigmoid"]),
+    heads=st.tuples(st.integers(1, 3), st.integers(1, 2)),
+    lengths=st.sampled_from([(1, 1), (1, 4), (3, 3), (4, 2), (2, 5)]),
+    seed=st.integers(0, 99),
 )
 def test_formula_is_the_definition(
-    pattern: Pattern,
-    kind: str,
-    with_bias: bool,
-    softcap: float | None,
-    kv_heads: int,
-    group: int,
-    lengths: tuple[int, int],
-    seed: int,
+    heads: tuple[int, int], kind: str, lengths: tuple[int, int], seed: int, **fields: Any
 ) -> None:
-    spec = SoftmaxAttention(
-        kv_heads * group,
-        kv_heads,
-        3,
-        2,
-        scale=0.7,
-        pattern=pattern,
-        softcap=softcap,
-        mask=kind,  # type: ignore[arg-type]
-        bias=with_bias,
-    )
-    rng, (queries, keys) = np.random.default_rng(seed), lengths
-    q, k, v = (
-        rng.normal(size=(2, h, n, d)) for h, n, d in ((spec.q_heads, queries, 3), (kv_heads, keys, 3), (kv_heads, keys, 2))
-    )
-    mask = {"none": None, "key_padding": rng.random((2, keys)) > 0.5, "dense": rng.random((2, 1, queries, keys)) > 0.5}[kind]
-    if mask is not None:
-        mask[-1] = False
-    bias = rng.normal(size=(1, spec.q_heads, queries, keys)) if with_bias else None
-    got = softmax_attention(q, k, v, spec, mask, bias)
-    expected = by_definition(q, k, v, spec, visible(pattern, queries, keys), mask, bias)
-    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-13)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "queries", "keys", "rows"),
-    [
-        (Full(), 2, 3, ["111", "111"]),
-        (Causal(), 2, 4, ["1000", "1100"]),
-        (Causal("lower_right"), 2, 4, ["1110", "1111"]),
-        (Causal("lower_right"), 3, 1, ["0", "0", "1"]),
-        (SlidingWindow(1, 0), 4, 4, ["1000", "1100", "0110", "0011"]),
-        (SlidingWindow(0, 1), 3, 4, ["1100", "0110", "0011"]),
-        (SlidingWindow(1, 0, "lower_right"), 2, 4, ["0110", "0011"]),
-        (SlidingWindow(None, 1), 2, 3, ["110", "111"]),
-        (SlidingWindow(0, None), 2, 3, ["111", "011"]),
-    ],
-)
-def test_patterns_drawn(pattern: Pattern, queries: int, keys: int, rows: list[str]) -> None:
-    drawn = ["".join("01"[int(seen)] for seen in row) for row in visible(pattern, queries, keys)]
-    assert drawn == rows
+    group, kv_heads = heads
+    normalizer = Sigmoid() if kind == "sigmoid" else Softmax()
+    spec = SoftmaxAttention(group * kv_heads, kv_heads, 3, 2, scale=0.7, sink=kind == "sink", normalizer=normalizer, **fields)
+    queries, keys = lengths if spec.mask != "document" else (lengths[1],) * 2
+    inputs = drawn(spec, queries, keys, seed)
+    got = softmax_attention(**inputs, spec=spec)
+    np.testing.assert_allclose(got, by_definition(spec, inputs), rtol=1e-12, atol=1e-13)
 
 
 def test_large_scores_do_not_overflow() -> None:

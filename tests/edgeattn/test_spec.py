@@ -16,11 +16,23 @@ from hypothesis import strategies as st
 from edgeattn.errors import SpecError
 from edgeattn.spec import (
     AttentionSpec,
+    BlockSparse,
     Causal,
+    Dilated,
+    Entmax15,
+    Fixed,
     Full,
+    GlobalLocal,
+    Normalizer,
     Pattern,
+    PrefixLM,
+    Sigmoid,
     SlidingWindow,
+    Softmax,
     SoftmaxAttention,
+    Sparsemax,
+    Strided,
+    TopK,
     from_dict,
     from_json,
     function_name,
@@ -35,13 +47,27 @@ patterns: st.SearchStrategy[Pattern] = st.one_of(
     st.builds(Causal, alignments),
     st.builds(SlidingWindow, sizes, sizes | st.none(), alignments),
     st.builds(SlidingWindow, st.none(), sizes.filter(bool), alignments),
+    st.just(PrefixLM()),
+    st.builds(Dilated, sizes, sizes, st.integers(2, 9)),
+    st.builds(GlobalLocal, sizes, st.just(0), st.integers(1, 9), st.booleans()),
+    st.builds(Strided, st.integers(1, 99)),
+    st.builds(Fixed, st.integers(4, 99), st.integers(1, 4)),
+    st.builds(BlockSparse, st.integers(1, 99), st.sampled_from([(("1",),), (("10", "11"),)]), st.booleans()),
 )
 positive = st.floats(1e-6, 1e6)
+normalizers: st.SearchStrategy[Normalizer] = st.one_of(
+    st.just(Softmax()),
+    st.builds(Sigmoid, st.none() | st.floats(-9, 9)),
+    st.just(Sparsemax()),
+    st.just(Entmax15()),
+    st.builds(TopK, st.integers(1, 99)),
+)
 
 
 @st.composite
 def specs(draw: st.DrawFn) -> AttentionSpec:
     kv_heads = draw(st.integers(1, 8))
+    normalizer = draw(normalizers)
     return SoftmaxAttention(
         q_heads=kv_heads * draw(st.integers(1, 8)),
         kv_heads=kv_heads,
@@ -50,8 +76,11 @@ def specs(draw: st.DrawFn) -> AttentionSpec:
         scale=draw(st.just(0.0) | positive),
         pattern=draw(patterns),
         softcap=draw(st.none() | positive),
-        mask=draw(st.sampled_from(["none", "key_padding", "dense"])),
+        mask=draw(st.sampled_from(["none", "key_padding", "dense", "document"])),
         bias=draw(st.booleans()),
+        sink=isinstance(normalizer, Softmax) and draw(st.booleans()),
+        score=draw(st.sampled_from(["dot", "additive"])),
+        normalizer=normalizer,
     )
 
 
@@ -78,12 +107,37 @@ def test_name_does_not_change_between_releases() -> None:
     # Bundles written today are read by later releases: a change here needs a new bundle format.
     spec = SoftmaxAttention(4, 2, 8, pattern=SlidingWindow(3, 0), softcap=30.0, mask="key_padding")
     assert function_name(spec) == "Attention_3fb77624"
+    assert to_json(spec) == (
+        '{"bias":false,"head_dim":8,"kv_heads":2,"mask":"key_padding","pattern":{"alignment":"upper_left","left":3,"right":0,'
+        '"type":"sliding_window"},"q_heads":4,"scale":0.35355339059327373,"softcap":30.0,"type":"softmax","value_head_dim":8}'
+    )
+
+
+def test_later_fields_are_written_where_they_differ() -> None:
+    later = {"sink", "score", "normalizer"}
+    assert not later & set(to_dict(SoftmaxAttention(4, 2, 8)))
+    assert to_dict(SoftmaxAttention(4, 2, 8, sink=True))["sink"] is True
+    written = to_dict(SoftmaxAttention(4, 2, 8, score="additive", normalizer=TopK(3)))
+    assert later & set(written) == {"score", "normalizer"}
+    assert written["normalizer"] == {"type": "top_k", "k": 3}
+    assert from_dict(written | {"sink": False}) == from_dict(written)
+
+
+def test_names_of_later_fields_do_not_change_between_releases() -> None:
+    spec = SoftmaxAttention(2, 2, 4, pattern=BlockSparse(2, (("10", "11"),)), normalizer=Sigmoid(-1), score="additive")
+    assert to_json(spec) == (
+        '{"bias":false,"head_dim":4,"kv_heads":2,"mask":"none","normalizer":{"offset":-1.0,"type":"sigmoid"},'
+        '"pattern":{"block":2,"causal":false,"layout":[["10","11"]],"type":"block_sparse"},"q_heads":2,"scale":1.0,'
+        '"score":"additive","softcap":null,"type":"softmax","value_head_dim":4}'
+    )
 
 
 def test_name_does_not_depend_on_how_a_number_was_written() -> None:
     whole = SoftmaxAttention(2, 2, 4, scale=2, softcap=30)
     assert whole == SoftmaxAttention(2, 2, 4, scale=2.0, softcap=30.0)
     assert function_name(whole) == function_name(SoftmaxAttention(2, 2, 4, scale=2.0, softcap=30.0))
+    zeros = [SoftmaxAttention(2, 2, 4, normalizer=Sigmoid(zero)) for zero in (0, 0.0, -0.0)]
+    assert len(set(zeros)) == len({function_name(spec) for spec in zeros}) == 1
 
 
 def test_defaults_are_stored_as_values() -> None:
@@ -91,6 +145,7 @@ def test_defaults_are_stored_as_values() -> None:
     assert spec.value_head_dim == 16
     assert spec.scale == 0.25
     assert spec == SoftmaxAttention(2, 2, 16, value_head_dim=16, scale=0.25)
+    assert SoftmaxAttention(2, 2, 16, score="additive").scale == 1.0
 
 
 def test_group_and_input_names() -> None:
@@ -98,6 +153,23 @@ def test_group_and_input_names() -> None:
     assert spec.group == 3
     assert spec.input_names == ("q", "k", "v", "mask", "bias")
     assert SoftmaxAttention(6, 2, 4).input_names == ("q", "k", "v")
+    every = SoftmaxAttention(6, 2, 4, mask="document", bias=True, sink=True, score="additive", pattern=PrefixLM())
+    assert every.input_names == ("q", "k", "v", "mask", "bias", "sink", "score_weight", "prefix")
+    assert SoftmaxAttention(6, 2, 4, pattern=PrefixLM(), sink=True).input_names == ("q", "k", "v", "sink", "prefix")
+
+
+@pytest.mark.parametrize(
+    ("change", "plain"),
+    [
+        ({}, True),
+        ({"mask": "document", "bias": True, "pattern": PrefixLM(), "softcap": 2.0}, True),
+        ({"sink": True}, False),
+        ({"score": "additive"}, False),
+        ({"normalizer": TopK(2)}, False),
+    ],
+)
+def test_plain_is_what_fused_operators_know(change: dict[str, Any], plain: bool) -> None:
+    assert SoftmaxAttention(4, 2, 8, **change).plain == plain
 
 
 @pytest.mark.parametrize(
@@ -108,14 +180,20 @@ def test_group_and_input_names() -> None:
         (SoftmaxAttention(9, 3, 64, pattern=Causal("lower_right")), "9q/3kv heads x 64, causal lower_right"),
         (SoftmaxAttention(2, 2, 4, 8, scale=1.0, softcap=30.0, bias=True), "2 heads x 4/8, scale 1, softcap 30, bias"),
         (SoftmaxAttention(2, 2, 4, pattern=SlidingWindow(127, 0)), "2 heads x 4, window [127, 0]"),
+        (SoftmaxAttention(2, 2, 4, pattern=PrefixLM(), mask="document"), "2 heads x 4, prefix-LM, document mask"),
+        (SoftmaxAttention(2, 2, 4, bias=True, sink=True), "2 heads x 4, bias, sink"),
+        (SoftmaxAttention(2, 2, 4, score="additive"), "2 heads x 4, additive score"),
+        (SoftmaxAttention(2, 2, 4, score="additive", scale=0.5), "2 heads x 4, additive score, scale 0.5"),
+        (SoftmaxAttention(2, 2, 4, normalizer=Sigmoid()), "2 heads x 4, sigmoid"),
+        (SoftmaxAttention(2, 2, 4, normalizer=Sigmoid(-2)), "2 heads x 4, sigmoid, offset -2"),
+        (SoftmaxAttention(2, 2, 4, normalizer=Sparsemax()), "2 heads x 4, sparsemax"),
+        (SoftmaxAttention(2, 2, 4, normalizer=Entmax15()), "2 heads x 4, entmax-1.5"),
+        (SoftmaxAttention(2, 2, 4, normalizer=TopK(8)), "2 heads x 4, top-8"),
+        (SoftmaxAttention(2, 2, 4, normalizer=TopK(1)), "2 heads x 4, argmax"),
     ],
 )
 def test_summary(spec: AttentionSpec, text: str) -> None:
     assert spec.summary() == text
-
-
-def test_describe_pattern_without_a_limit() -> None:
-    assert SlidingWindow(3, None, "lower_right").summary() == "window [3, all] lower_right"
 
 
 @pytest.mark.parametrize(
@@ -136,11 +214,18 @@ def test_describe_pattern_without_a_limit() -> None:
         ({"scale": "1"}, "scale must be a finite number > 0, got '1'"),
         ({"softcap": 0.0}, r"softcap must be a finite number > 0, got 0\.0"),
         ({"softcap": True}, "softcap must be a finite number > 0, got True"),
-        ({"pattern": "causal"}, "pattern must be one of Full, Causal, SlidingWindow, got 'causal'"),
-        ({"mask": "padding"}, "mask must be one of none, key_padding, dense, got 'padding'"),
-        ({"mask": None}, "mask must be one of none, key_padding, dense, got None"),
-        ({"mask": []}, r"mask must be one of none, key_padding, dense, got \[\]"),
+        ({"pattern": "causal"}, "pattern must be one of Full, Causal, .*, BlockSparse, got 'causal'"),
+        ({"mask": "padding"}, "mask must be one of none, key_padding, dense, document, got 'padding'"),
+        ({"mask": None}, "mask must be one of none, key_padding, dense, document, got None"),
+        ({"mask": []}, r"mask must be one of none, key_padding, dense, document, got \[\]"),
         ({"bias": 1}, "bias must be True or False, got 1"),
+        ({"sink": None}, "sink must be True or False, got None"),
+        ({"score": "cosine"}, "score must be one of dot, additive, got 'cosine'"),
+        ({"normalizer": "softmax"}, "normalizer must be one of Softmax, Sigmoid, Sparsemax, Entmax15, TopK, got 'softmax'"),
+        ({"normalizer": TopK}, "normalizer must be one of Softmax, .*, TopK, got <class"),
+        ({"sink": True, "normalizer": Sigmoid()}, "a sink takes its share of a softmax's sum; sigmoid has no such sum"),
+        ({"sink": True, "normalizer": TopK(4)}, "a sink takes its share of a softmax's sum; top-4 has no such sum"),
+        ({"pattern": BlockSparse(1, (("1",),) * 2)}, r"layout has 2 tables; expected 1 for all heads, or q_heads \(4\)"),
     ],
 )
 def test_specs_that_make_no_sense(change: dict[str, Any], message: str) -> None:
@@ -149,24 +234,7 @@ def test_specs_that_make_no_sense(change: dict[str, Any], message: str) -> None:
         SoftmaxAttention(**(fields | change))
 
 
-@pytest.mark.parametrize(
-    ("pattern", "fields", "message"),
-    [
-        (Causal, {"alignment": "left"}, "alignment must be one of upper_left, lower_right, got 'left'"),
-        (SlidingWindow, {"left": -1, "right": 0}, r"SlidingWindow\.left must be a whole number >= 0 or None, got -1"),
-        (SlidingWindow, {"left": 1, "right": 0.5}, r"SlidingWindow\.right must be a whole number >= 0 or None, got 0\.5"),
-        (SlidingWindow, {"left": True, "right": 0}, r"SlidingWindow\.left must be a whole number"),
-        (SlidingWindow, {"left": None, "right": None}, r"hides nothing: use Full\(\)"),
-        (SlidingWindow, {"left": None, "right": 0}, r"is Causal\(\): use that"),
-        (SlidingWindow, {"left": 1, "right": 0, "alignment": ""}, "alignment must be one of upper_left, lower_right, got ''"),
-    ],
-)
-def test_patterns_that_make_no_sense(pattern: type[Any], fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(SpecError, match=message):
-        pattern(**fields)
-
-
-GOOD = to_dict(SoftmaxAttention(4, 2, 8, pattern=SlidingWindow(3, 0)))
+GOOD = to_dict(SoftmaxAttention(4, 2, 8, pattern=SlidingWindow(3, 0), sink=True))
 
 
 @pytest.mark.parametrize(
@@ -174,12 +242,20 @@ GOOD = to_dict(SoftmaxAttention(4, 2, 8, pattern=SlidingWindow(3, 0)))
     [
         (None, "expected an attention spec of type 'softmax', got None"),
         ({**GOOD, "type": "linear"}, "expected an attention spec of type 'softmax'"),
-        ({**GOOD, "sink": 1}, "SoftmaxAttention: .*unexpected keyword argument 'sink'"),
+        ({**GOOD, "dropout": 0.1}, "SoftmaxAttention: .*unexpected keyword argument 'dropout'"),
         ({"type": "softmax", "q_heads": 1}, "SoftmaxAttention: .*missing 2 required positional arguments"),
-        ({**GOOD, "pattern": "full"}, "expected a pattern of type full, causal, sliding_window, got 'full'"),
-        ({**GOOD, "pattern": {"type": "dilated"}}, "expected a pattern of type full, causal, sliding_window"),
-        ({**GOOD, "pattern": {"type": ["full"]}}, "expected a pattern of type full, causal, sliding_window"),
+        ({**GOOD, "pattern": "full"}, "expected a pattern of type full, causal, .*, block_sparse, got 'full'"),
+        ({**GOOD, "pattern": {"type": "random"}}, "expected a pattern of type full, causal, "),
+        ({**GOOD, "pattern": {"type": "dilated"}}, "Dilated: .*missing 3 required positional arguments"),
+        ({**GOOD, "pattern": {"type": ["full"]}}, "expected a pattern of type full, causal, "),
         ({**GOOD, "pattern": {"type": "full", "left": 1}}, "Full: .*"),
+        (
+            {**GOOD, "normalizer": "softmax"},
+            "expected a normalizer of type softmax, sigmoid, sparsemax, entmax15, top_k, got 's",
+        ),
+        ({**GOOD, "normalizer": {"type": "top_k"}}, "TopK: .*missing 1 required positional argument: 'k'"),
+        ({**GOOD, "normalizer": {"type": "top_k", "k": 0}}, r"TopK\.k must be a whole number >= 1, got 0"),
+        ({**GOOD, "normalizer": {"type": "sigmoid", "offset": math.inf}}, r"Sigmoid\.offset must be a finite number, got inf"),
         ({**GOOD, "kv_heads": None}, "kv_heads must be a whole number >= 1, got None"),
     ],
 )
@@ -201,7 +277,7 @@ json_values = st.recursive(
 )
 
 
-@given(st.sampled_from(sorted(GOOD)), json_values)
+@given(st.sampled_from([*sorted(GOOD), "score", "normalizer"]), json_values)
 def test_any_value_in_any_field_is_a_spec_or_a_spec_error(field: str, value: Any) -> None:
     try:
         spec = from_dict({**GOOD, field: value})

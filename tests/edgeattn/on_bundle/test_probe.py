@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edgeattn.errors import RuntimeMissingError
-from edgeattn.probe import CROSS, GRID, environment, run_probe
-from edgeattn.spec import Causal, SlidingWindow, SoftmaxAttention
+from edgeattn.probe import CROSS, GRID, environment, run_probe, sizes_for
+from edgeattn.spec import BlockSparse, Causal, SlidingWindow, SoftmaxAttention
 
 Make = dict[str, Callable[..., Any]]
 
@@ -44,7 +44,7 @@ def test_a_penalty_on_a_pattern_fails_too(tmp_path: Path, make: Make) -> None:
     make["probe"](tmp_path / "p.onnx", spec, "add", pattern=PATTERN)
     result = run_probe("onnxruntime", "cpu", tmp_path / "p.onnx", spec)
     assert not result.passed
-    assert "outside the pattern" in result.reason
+    assert "later keys far above earlier ones" in result.reason
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,18 @@ def test_the_grid_crosses_kernel_thresholds_in_both_lengths() -> None:
         assert min(keys) < threshold < max(keys)
     assert any(size[0] > 1 for size in GRID)
     assert {s < t for _, s, t in CROSS} == {True, False}
+
+
+def test_sizes_follow_what_a_spec_allows() -> None:
+    assert sizes_for(PADDED, square=False) == (*GRID, *CROSS)
+    assert sizes_for(PADDED, square=True) == GRID
+    assert sizes_for(SoftmaxAttention(2, 2, 16, mask="document"), square=False) == GRID
+    layout = SoftmaxAttention(2, 2, 16, pattern=BlockSparse(32, (("10", "11"),)))
+    sizes = sizes_for(layout, square=False)
+    assert max(max(size[1:]) for size in sizes) == 64
+    assert (1, 64, 64) in sizes  # the last position that the layout describes
+    assert (2, 65, 33) not in sizes
+    assert any(queries != keys for _, queries, keys in sizes)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
