@@ -22,6 +22,8 @@ GROUPED = Core(SoftmaxAttention(6, 2, 8, mask="key_padding"), square=True, max_k
 CAPPED = Core(SoftmaxAttention(2, 2, 8, softcap=5.0), square=True, max_keys=8192)
 LONG_PADDED = Core(SoftmaxAttention(2, 2, 8, mask="key_padding"), square=True, max_keys=LONG + 1)
 LONG_FULL = Core(SoftmaxAttention(2, 2, 8), square=True, max_keys=LONG + 1)
+LONG_CAUSAL = Core(SoftmaxAttention(2, 2, 8, pattern=Causal()), square=True, max_keys=1024)
+SHORT_GROUPED = Core(SoftmaxAttention(6, 2, 8, mask="key_padding"), square=True, max_keys=128)
 UNBOUNDED = Core(SoftmaxAttention(2, 2, 8), square=True, max_keys=None)
 
 
@@ -44,6 +46,8 @@ def _choose(core: Core, runtime: str, prover: Prover, forced: str | None = None)
         (LONG_FULL, "contrib-mha"),
         (UNBOUNDED, "contrib-mha"),
         (LONG_PADDED, "blockwise"),
+        (CAUSAL, "contrib-gqa"),
+        (LONG_CAUSAL, "sliced-23"),
         (CAPPED, "attention-23"),
     ],
 )
@@ -55,7 +59,9 @@ def test_a_form_that_was_passed_over_is_named_with_its_reason(prover: Prover) ->
     assert _choose(CAPPED, "onnxruntime", prover)[1].endswith("not contrib-mha: it has no softcap")
 
 
-@pytest.mark.parametrize(("core", "name"), [(PADDED, "contrib-mha"), (CAUSAL, "contrib-mha"), (GROUPED, "grouped")])
+@pytest.mark.parametrize(
+    ("core", "name"), [(PADDED, "contrib-mha"), (CAUSAL, "contrib-mha"), (GROUPED, "decomposed"), (SHORT_GROUPED, "grouped")]
+)
 def test_defaults_on_openvino(core: Core, name: str, prover: Prover) -> None:
     assert _choose(core, "openvino", prover)[0] == name
 
