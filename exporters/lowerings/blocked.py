@@ -8,7 +8,7 @@ is a window without gaps among the positions that leave the same remainder, so a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ class _InBlock:
 def refusal(core: Core) -> str | None:
     """Why no form in tiles can express `core`, whatever its pattern; None where they can."""
     spec = core.spec
-    if (reason := beyond_softmax(spec)) and not spec.sink:
+    if reason := beyond_softmax(replace(spec, sink=False)):
         return reason
     if not core.square:
         return "the graph does not show that query and key length are equal"

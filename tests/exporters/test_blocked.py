@@ -118,6 +118,7 @@ def test_a_block_meets_exactly_its_window(left: int) -> None:
         ("blocked", SlidingWindow(None, 3), {}, "no limit on one side"),
         ("blocked", SlidingWindow(3, 0), {"bias": True}, "no bias"),
         ("blocked", SlidingWindow(3, 0), {"mask": "dense"}, "no dense mask"),
+        ("blocked", SlidingWindow(3, 0), {"sink": True, "score": "additive"}, "no additive scores"),
         ("blocked-global", SlidingWindow(3, 0), {}, "global positions"),
         ("blocked-global", GlobalLocal(3, 3, 1), {"mask": "document"}, "no documents"),
     ],
