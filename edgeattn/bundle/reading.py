@@ -28,7 +28,11 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         BundleError: missing, truncated, edited, foreign, or with a path that leaves the bundle.
     """
     root = Path(path)
-    return open_archive(root) if root.is_file() else open_folder(root)
+    if root.is_file():
+        return open_archive(root)
+    bundle = open_folder(root, later=_is_weights)
+    _verify(bundle, [name for name in bundle.manifest.files if _is_weights(name)])
+    return bundle
 
 
 @contextmanager
@@ -49,7 +53,7 @@ def opening(path: str | os.PathLike[str]) -> Iterator[Bundle]:
     bundle = open_folder(root, later=_is_weights)
     weights = [name for name in bundle.manifest.files if _is_weights(name) and not _verified_before(bundle, name)]
     errors: list[Exception] = []
-    thread = Thread(target=_verify, args=(bundle, weights, errors))
+    thread = Thread(target=_try_verify, args=(bundle, weights, errors))
     thread.start()
     try:
         yield bundle
@@ -59,15 +63,20 @@ def opening(path: str | os.PathLike[str]) -> Iterator[Bundle]:
             raise errors[0]
 
 
-def _verify(bundle: Bundle, names: list[str], errors: list[Exception]) -> None:
+def _try_verify(bundle: Bundle, names: list[str], errors: list[Exception]) -> None:
     try:
-        for name in names:
-            before = _state(bundle, name)
-            verify_digest(bundle.path, name, bundle.manifest.files[name])
-            if before is not None and before == _state(bundle, name):
-                notes.remember("verified", before)
+        _verify(bundle, names)
     except (BundleError, OSError) as error:
         errors.append(error)
+
+
+def _verify(bundle: Bundle, names: list[str]) -> None:
+    """Hash each file, and note those that match and were not touched meanwhile."""
+    for name in names:
+        before = _state(bundle, name)
+        verify_digest(bundle.path, name, bundle.manifest.files[name])
+        if before is not None and before == _state(bundle, name):
+            notes.remember("verified", before)
 
 
 def _verified_before(bundle: Bundle, name: str) -> bool:

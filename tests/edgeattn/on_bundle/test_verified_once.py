@@ -46,6 +46,13 @@ def test_a_second_load_does_not_hash_again(settled: Path, hashed: list[str]) -> 
     assert hashed == ["weights-fp32.bin"]
 
 
+def test_what_check_verified_is_not_hashed_again(settled: Path, hashed: list[str]) -> None:
+    """A bundle that was checked on a device loads quickly there from the first time on."""
+    bundles.open_bundle(settled)
+    edgeattn.load(settled).close()
+    assert hashed == ["weights-fp32.bin"]
+
+
 def test_an_edit_that_sets_its_time_back_is_found(settled: Path) -> None:
     edgeattn.load(settled).close()
     weights = settled / "weights-fp32.bin"
