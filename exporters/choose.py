@@ -66,8 +66,5 @@ def choose_portable(core: Core, targets: Sequence[tuple[Runtime, str]], prover: 
 
 
 def _refusal(lowering: Lowering, core: Core, runtime: Runtime, device: str, prover: Prover) -> str | None:
-    reason = lowering.accepts(core)
-    if reason is not None:
-        return reason
-    result = prover.prove(lowering, core, runtime, device)
-    return None if result.passed else f"its probe fails here ({result.reason})"
+    status, reason = prover.verdict(lowering, core, runtime, device)
+    return None if status == "pass" else reason if status == "refused" else f"its probe fails here ({reason})"

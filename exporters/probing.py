@@ -35,6 +35,14 @@ class Prover:
             )
         return self._results[key]
 
+    def verdict(self, lowering: Lowering, core: Core, runtime: Runtime, device: str) -> tuple[str, str]:
+        """Status and reason: `refused` (the form cannot express the core), `fails` (the runtime is wrong with it), `pass`."""
+        refusal = lowering.accepts(core)
+        if refusal is not None:
+            return "refused", refusal
+        result = self.prove(lowering, core, runtime, device)
+        return ("pass", "") if result.passed else ("fails", result.reason)
+
     def model(self, lowering: Lowering, core: Core) -> Path:
         """The probe's model file, written on first use."""
         suffix = "-square" if square_only(lowering, core) else ""

@@ -67,7 +67,7 @@ def survey(
         for name in list_variants() if names is None else names:
             say(f"probing {name}")
             cores = example_cores(name)
-            targets = {runtime: _target(registry.get(runtime), cores, prover, full) for runtime in _deployable()}
+            targets = {runtime: _target(registry.get(runtime), cores, prover, full) for runtime in registry.deployable()}
             reports.append(VariantReport(name, variant_summary(name), variant_paper(name), cores[0].spec.summary(), targets))
     return reports
 
@@ -81,11 +81,6 @@ def example_cores(name: str) -> list[Core]:
     return [Core(spec, square=len(symbols) == 1) for spec in dict.fromkeys(specs)]
 
 
-def _deployable() -> list[str]:
-    """Runtimes that run lowered models; the reference runs the canonical one."""
-    return [name for name in registry.names() if not registry.get(name).canonical]
-
-
 def _target(runtime: Runtime, cores: Sequence[Core], prover: Prover, full: bool) -> TargetVerdict:
     availability = runtime.check()
     if not availability.ok:
@@ -95,14 +90,7 @@ def _target(runtime: Runtime, cores: Sequence[Core], prover: Prover, full: bool)
         chosen = [choose(core, runtime, device, prover).lowering for core in cores]
     except LoweringError as error:
         return TargetVerdict("fails", reason=str(error))
-    forms = tuple(_form(name, cores[0], runtime, device, prover) for name in LOWERINGS) if full else ()
+    tried = LOWERINGS if full else {}
+    forms = tuple(FormVerdict(name, *prover.verdict(form, cores[0], runtime, device)) for name, form in tried.items())
     names = " + ".join(dict.fromkeys(lowering.name for lowering in chosen))
     return TargetVerdict("pass", names, chosen[0].time, chosen[0].memory, forms=forms)
-
-
-def _form(name: str, core: Core, runtime: Runtime, device: str, prover: Prover) -> FormVerdict:
-    refusal = LOWERINGS[name].accepts(core)
-    if refusal is not None:
-        return FormVerdict(name, "refused", refusal)
-    result = prover.prove(LOWERINGS[name], core, runtime, device)
-    return FormVerdict(name, "pass") if result.passed else FormVerdict(name, "fails", result.reason)

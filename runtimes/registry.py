@@ -28,6 +28,11 @@ def names() -> tuple[str, ...]:
     return (*_BUILT_IN, *sorted(set(_plugins()) - set(_BUILT_IN)))
 
 
+def deployable() -> tuple[str, ...]:
+    """Runtimes that run lowered models; the reference runs the canonical one."""
+    return tuple(name for name in names() if not get(name).canonical)
+
+
 @cache
 def get(name: str) -> Runtime:
     """The runtime called `name`. Raises UsageError for an unknown name, with the nearest ones."""

@@ -41,31 +41,19 @@ def describe(names: Sequence[str]) -> list[dict[str, Any]]:
                 "takes": lowering.takes,
                 "opset": lowering.opset,
                 "domains": list(lowering.domains),
-                "runtimes": {name: _verdicts(lowering, prover, registry.get(name)) for name in _deployable()},
+                "runtimes": {name: _verdicts(lowering, prover, registry.get(name)) for name in registry.deployable()},
             }
             for lowering in map(get, names)
         ]
-
-
-def _deployable() -> list[str]:
-    """Runtimes that run lowered models; the reference runs the canonical one."""
-    return [name for name in registry.names() if not registry.get(name).canonical]
 
 
 def _verdicts(lowering: Lowering, prover: Prover, runtime: Runtime) -> dict[str, dict[str, str]]:
     availability = runtime.check()
     if not availability.ok:
         return {sample: _verdict("not run", availability.reason) for sample in SAMPLES}
-    return {sample: _try(lowering, core, prover, runtime) for sample, core in SAMPLES.items()}
+    device = runtime.devices()[0]
+    return {sample: _verdict(*prover.verdict(lowering, core, runtime, device)) for sample, core in SAMPLES.items()}
 
 
-def _try(lowering: Lowering, core: Core, prover: Prover, runtime: Runtime) -> dict[str, str]:
-    refusal = lowering.accepts(core)
-    if refusal is not None:
-        return _verdict("refused", refusal)
-    result = prover.prove(lowering, core, runtime, runtime.devices()[0])
-    return _verdict("pass") if result.passed else _verdict("fails", result.reason)
-
-
-def _verdict(status: str, reason: str = "") -> dict[str, str]:
+def _verdict(status: str, reason: str) -> dict[str, str]:
     return {"status": status, "reason": reason}
