@@ -61,8 +61,8 @@ def _attention(*tensors_and_spec: Any) -> Any:
 
 
 def _partial_attention(*tensors_and_spec: Any) -> Any:
-    *tensors, spec = tensors_and_spec
-    return _CAPTURED_PARTIAL(*tensors, spec=spec)
+    q, k, v, mask, bias, score_weight, prefix, spec = tensors_and_spec
+    return _CAPTURED_PARTIAL(q, k, v, mask, bias, None, score_weight, prefix, spec=spec)
 
 
 def _scaled_dot_product_attention(

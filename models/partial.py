@@ -7,8 +7,6 @@ https://arxiv.org/abs/1805.02867; Dao et al., "FlashAttention", 2022, https://ar
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -44,9 +42,9 @@ def partial_attention(
         raise UsageError("partial attention needs a spec with lse=True; `attention` takes the others")
     mask, bias = prepared(q, k, v, spec, {"mask": mask, "bias": bias, "score_weight": score_weight, "prefix": prefix})
     if torch.compiler.is_exporting():
-        context, lse = partial_operator(q, k, v, mask, bias, None, score_weight, prefix, constant_json(spec))
+        context, lse = partial_operator(q, k, v, mask, bias, score_weight, prefix, constant_json(spec))
         return context, lse
-    return _formula(q, k, v, spec, mask, bias, None, score_weight, prefix)
+    return _formula(q, k, v, spec, mask, bias, score_weight, prefix)
 
 
 def merge_partials(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -71,13 +69,12 @@ def partial_operator(
     v: Tensor,
     mask: Tensor | None,
     bias: Tensor | None,
-    sink: Tensor | None,
     score_weight: Tensor | None,
     prefix: Tensor | None,
     spec: str,
 ) -> tuple[Tensor, Tensor]:
     """`torch.ops.edgeattn.partial_attention`: what `partial_attention` leaves in an exported program."""
-    return _formula(q, k, v, from_json(spec), mask, bias, sink, score_weight, prefix)
+    return _formula(q, k, v, from_json(spec), mask, bias, score_weight, prefix)
 
 
 @partial_operator.register_fake
@@ -87,7 +84,6 @@ def _fake(
     v: Tensor,
     mask: Tensor | None,
     bias: Tensor | None,
-    sink: Tensor | None,
     score_weight: Tensor | None,
     prefix: Tensor | None,
     spec: str,
@@ -95,9 +91,9 @@ def _fake(
     return q.new_empty((*q.shape[:3], v.shape[3])), q.new_empty(q.shape[:3])
 
 
-def _formula(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, *rest: Any) -> tuple[Tensor, Tensor]:
-    mask, bias, _, score_weight, prefix = rest
-    scores = visible_scores(q, k, spec, mask, bias, score_weight, prefix)
+def _formula(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, *more: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`more`: mask, bias, score_weight and prefix."""
+    scores = visible_scores(q, k, spec, *more)
     context = weigh(scores, spec.normalizer) @ v.repeat_interleave(spec.group, dim=1)
     blind = (scores == -torch.inf).all(dim=-1)
     lse = torch.logsumexp(scores.masked_fill(blind.unsqueeze(-1), 0.0), dim=-1)

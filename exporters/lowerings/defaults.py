@@ -1,6 +1,6 @@
 """Which form to try first, per runtime: the measured order. The first that accepts the site and whose probe passes wins.
 
-Each row says why. Where it says measured: `benchmarks/lowerings.py`, two x86-64 cores.
+Each row says why. Where it says measured: `lowerings.py`, `causal.py` or `window.py` of `benchmarks/`, two x86-64 cores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LONG = 2048
 SHORT = 512
 """Keys up to which a dense window costs no more than one in blocks."""
 DENSE = {"onnxruntime": 0.6, "openvino": 1 / 3}
-"""Share of a layout's blocks from which a dense form costs no more."""
+"""Share of a layout's blocks from which a dense form is taken: an estimate, from few layouts."""
 FEW = 512
 """Keys up to which causal attention in slices gains nothing over one operator that skips hidden keys, and up to which
 grouped heads in rows gain nothing on OpenVINO under a mask."""
