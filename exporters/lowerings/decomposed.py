@@ -28,28 +28,22 @@ class Decomposed(Lowering):
 
     def lower(self, b: Builder, core: Core, x: Operands) -> ir.Value:
         shown = self.shown(b, core, x)
-        weights = weigh(b, core.spec, self._scores(b, core, x), shown, x)
-        return shown.guard(b, b.op("MatMul", weights, repeat_heads(b, x.v, core.spec)))
+        return attend(b, core.spec, with_repeated_heads(b, core.spec, x), shown)
 
     def outputs(self, b: Builder, core: Core, x: Operands) -> tuple[ir.Value, ...]:
         if not core.spec.lse:
             return (self.lower(b, core, x),)
         shown = self.shown(b, core, x)
-        scores = shown.add(b, self._scores(b, core, x))
+        x = with_repeated_heads(b, core.spec, x)
+        scores = shown.add(b, _scores(b, core.spec, x))
         peak = b.op("ReduceMax", scores, b.ints(-1), keepdims=1)
         shares = b.op("Exp", b.op("Sub", scores, peak))
         total = b.op("ReduceSum", shares, b.ints(-1), keepdims=1)
-        context = b.op("Div", b.op("MatMul", shares, repeat_heads(b, x.v, core.spec)), total)
+        context = b.op("Div", b.op("MatMul", shares, x.v), total)
         lse = b.op("Add", b.op("Log", total), peak)
         if shown.nonempty is not None:
             lse = b.op("Where", b.op("Greater", shown.nonempty, b.number(0)), lse, b.number(float("-inf")))
         return shown.guard(b, context), b.op("Squeeze", lse, b.ints(3))
-
-    def _scores(self, b: Builder, core: Core, x: Operands) -> ir.Value:
-        k = repeat_heads(b, x.k, core.spec)
-        if x.score_weight is not None:
-            return _additive(b, core.spec, x.q, k, x.score_weight)
-        return scaled_scores(b, core.spec, x.q, k)
 
     def shown(self, b: Builder, core: Core, x: Operands) -> Visibility:
         """What the queries see, as it is added to the scores."""
@@ -63,8 +57,13 @@ class Decomposed(Lowering):
 
 def attend(b: Builder, spec: AttentionSpec, x: Operands, shown: Visibility) -> ir.Value:
     """The context of operands with as many key heads as query heads."""
-    scores = scaled_scores(b, spec, x.q, x.k) if x.score_weight is None else _additive(b, spec, x.q, x.k, x.score_weight)
-    return shown.guard(b, b.op("MatMul", weigh(b, spec, scores, shown, x), x.v))
+    return shown.guard(b, b.op("MatMul", weigh(b, spec, _scores(b, spec, x), shown, x), x.v))
+
+
+def _scores(b: Builder, spec: AttentionSpec, x: Operands) -> ir.Value:
+    if x.score_weight is not None:
+        return _additive(b, spec, x.q, x.k, x.score_weight)
+    return scaled_scores(b, spec, x.q, x.k)
 
 
 def with_repeated_heads(b: Builder, spec: AttentionSpec, x: Operands) -> Operands:
