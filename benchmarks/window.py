@@ -132,20 +132,20 @@ def _measure(
 ) -> None:
     """Print a table for one runtime: time and its ratio to ours, and the memory that a run adds in a fresh process."""
     models = {form: model for form in forms if (model := folder.model(form, case, runtime))}
-    calls = {form: _call(runtime, model, case) for form, model in models.items()}
+    cases = dict.fromkeys(models, case)
+    if arguments.slope:
+        cases["twice"] = _Case(case.name, case.heads, case.window, 2 * case.length)
+        models["twice"] = folder.model(forms[0], cases["twice"], runtime) or Path()
+    memory = {name: _fresh_memory(runtime, model, cases[name]) for name, model in models.items()}  # while nothing is loaded
+    calls = {name: _call(runtime, model, cases[name]) for name, model in models.items()}
     if flex is not None:
         calls["flex_attention"] = flex
-    twice = _Case(case.name, case.heads, case.window, 2 * case.length)
-    if arguments.slope:
-        models["twice"] = folder.model(forms[0], twice, runtime) or Path()
-        calls["twice"] = _call(runtime, models["twice"], twice)
     timings = dict(zip(calls, interleave(list(calls.values()), arguments.repeats, warmup=1), strict=True))
     print(f"{runtime}, {case.heads} heads x {SIZE}, length {case.length}, {case.spec.pattern.summary()}")
     for name, seconds in timings.items():
-        at = twice if name == "twice" else case
-        held = f"{_fresh_memory(runtime, models[name], at):9.1f} MB" if name in models else " " * 12
+        held = f"{memory[name]:9.1f} MB" if name in memory else " " * 12
         ratio = compare_timings(seconds, timings[forms[0]])
-        label = f"{forms[0]} at {twice.length}" if name == "twice" else name
+        label = f"{forms[0]} at {2 * case.length}" if name == "twice" else name
         times = f"{summarize(seconds).median_ms:9.1f} ms {held}"
         print(f"  {label:24} {times}  {ratio.value:5.2f}x of {forms[0]} [{ratio.low:.2f}, {ratio.high:.2f}]")
 

@@ -6,8 +6,8 @@ hidden entries. A slice leaves out what lies right of it, so that only the corne
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,11 +84,11 @@ class SlicedAttention(Sliced):
 def _in_slices(b: Builder, x: Operands, attend: Attend, axis: int) -> ir.Value:
     """`attend` for each slice. The lengths of q, k and v are on `axis`, that of a mask is on its last one."""
     length = b.size(x.q, axis)
-    corner = _Corner.of(b, length, masked=x.mask is not None)
+    slices = sliced(b, length, SLICES)
     contexts = []
-    for rows in sliced(b, length, SLICES):
+    for rows, corner in zip(slices, _corners(b, slices, length, masked=x.mask is not None), strict=True):
         k, v = (_until(rows, value, axis) for value in (x.k, x.v))
-        shown = corner.of_rows(rows, x.mask)
+        shown = hiding(b, b.op("And", corner, _until(rows, x.mask, -1))) if x.mask is not None else Visibility(corner, None)
         assert shown.additive is not None
         contexts.append(shown.guard(b, attend(rows.of(x.q, axis), k, v, shown.additive)))
     return joined(b, contexts, length, axis)
@@ -99,27 +99,21 @@ def _until(rows: Rows, value: ir.Value, axis: int) -> ir.Value:
     return rows.b.op("Slice", value, rows.b.ints(0), rows.end, rows.b.ints(axis))
 
 
-@dataclass(frozen=True, slots=True)
-class _Corner:
-    """What each slice sees. `values`: the last rows of a causal mask (longest slice, S); where a slice meets the diagonal it
-    is always these, from the right. Bool if there is a padding mask to meet, otherwise 0 / -inf."""
+def _corners(b: Builder, slices: Sequence[Rows], length: ir.Value, masked: bool) -> list[ir.Value]:
+    """Of each slice what its queries see of the keys up to the last of them: (rows, keys). Bool if there is a padding mask to
+    meet, otherwise 0 / -inf.
 
-    values: ir.Value
-    length: ir.Value
-    size: ir.Value
-
-    @classmethod
-    def of(cls, b: Builder, length: ir.Value, masked: bool) -> _Corner:
-        size = b.op("Div", b.op("Add", length, b.ints(SLICES - 1)), b.ints(SLICES))
-        keys = b.op("Range", b.index(0), b.op("Squeeze", length), b.index(1))
-        queries = b.op("Slice", keys, b.op("Neg", size), length, b.ints(0))
-        shown = b.op("LessOrEqual", b.op("Unsqueeze", keys, b.ints(0)), b.op("Unsqueeze", queries, b.ints(1)))
-        return cls(shown if masked else b.op("Where", shown, b.number(0), b.number(-np.inf)), length, size)
-
-    def of_rows(self, rows: Rows, mask: ir.Value | None) -> Visibility:
-        """(rows, keys up to the last of them), with the padding mask where there is one."""
-        b = rows.b
-        above = b.op("Sub", self.size, b.op("Sub", rows.end, rows.start))
-        starts = b.op("Concat", above, b.op("Sub", self.length, rows.end), axis=0)
-        values = b.op("Slice", self.values, starts, b.op("Concat", self.size, self.length, axis=0), b.ints(0, 1))
-        return Visibility(values, None) if mask is None else hiding(b, b.op("And", values, _until(rows, mask, -1)))
+    They are parts of one tensor, the last rows of a causal mask (longest slice, S), from the right. Where they begin is
+    computed for all slices at once, since a runtime takes longer to start so small an operator than to run it.
+    """
+    size = b.op("Div", b.op("Add", length, b.ints(SLICES - 1)), b.ints(SLICES))
+    keys = b.op("Range", b.index(0), b.op("Squeeze", length), b.index(1))
+    queries = b.op("Slice", keys, b.op("Neg", size), length, b.ints(0))
+    shown = b.op("LessOrEqual", b.op("Unsqueeze", keys, b.ints(0)), b.op("Unsqueeze", queries, b.ints(1)))
+    values = shown if masked else b.op("Where", shown, b.number(0), b.number(-np.inf))
+    starts, ends = (b.op("Concat", *bounds, axis=0) for bounds in zip(*((r.start, r.end) for r in slices), strict=True))
+    above = b.op("Sub", size, b.op("Sub", ends, starts))
+    corners = b.op("Concat", *(b.op("Unsqueeze", v, b.ints(1)) for v in (above, b.op("Sub", length, ends))), axis=1)
+    firsts = [b.op("Gather", corners, b.index(i), axis=0) for i in range(len(slices))]
+    last = b.op("Concat", size, length, axis=0)
+    return [b.op("Slice", values, first, last, b.ints(0, 1)) for first in firsts]

@@ -6,7 +6,7 @@ positions; everything after it, from the gathered keys to the context, is here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,10 @@ from edgeattn.exporters.lowerings.formula import Term
 from edgeattn.exporters.lowerings.visibility import Visibility, hiding
 from edgeattn.patterns import Alignment, Pattern
 from edgeattn.spec import AttentionSpec
+
+PARTS = 8
+"""Heads are taken in as many equal parts at most, one after the other: memory is held for one of them, and what is held
+stays closer to the processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,12 @@ class Tiles:
     near: ir.Value | None
     per_head: bool = False
     may_be_empty: bool = False
+
+    def of_heads(self, b: Builder, heads: NDArray[Any]) -> Tiles:
+        """The tiles of some heads, where heads have their own; `heads` are numbers in a row."""
+        bounds = b.ints(int(heads[0])), b.ints(int(heads[-1]) + 1), b.ints(0)
+        columns = b.op("Slice", self.columns, *bounds)
+        return replace(self, columns=columns, near=None if self.near is None else b.op("Slice", self.near, *bounds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,33 +96,78 @@ def blocks(b: Builder, length: ir.Value, size: int) -> ir.Value:
 
 def attend(b: Builder, spec: AttentionSpec, x: Operands, tiles: Tiles) -> ir.Value:
     """(B, H, n * size, E), block after block."""
-    heads, group = (spec.q_heads, 1) if tiles.per_head else (spec.kv_heads, spec.group)
-    length = b.size(x.k, 2)
-    last = b.op("Sub", length, b.ints(1))
-    rows = b.op("Min", tiles.rows, last)
-    columns = b.op("Max", b.op("Min", tiles.columns, last), b.ints(0))
-    shown = _shown(b, spec, x, tiles, rows, columns, length, group)
-    if spec.sink:
-        columns = _with_sink_column(b, columns, length)
-    q = _queries(b, spec, x.q, rows, tiles.size, group)
-    k = _keys(b, spec, x.k, columns, tiles.per_head, spec.head_dim)
-    v = _keys(b, spec, x.v, columns, tiles.per_head, spec.value_head_dim)
-    scores = capped(b, spec, b.op("Mul", b.op("MatMul", q, b.transpose(k, 0, 1, 2, 4, 3)), b.number(spec.scale)))
-    scores = _split(b, scores, group, tiles.size)
-    scores = shown.add(b, scores) if x.sink is None else _add_with_sink(b, shown, scores, x.sink, heads, group)
-    context = b.op("MatMul", _merge(b, b.op("Softmax", scores, axis=-1), group, tiles.size), v)
-    context = shown.guard(b, _split(b, context, group, tiles.size))
-    if group > 1:
-        context = b.transpose(context, 0, 1, 3, 2, 4, 5)
-    return b.reshape(context, 0, spec.q_heads, -1, spec.value_head_dim)
+    units = spec.q_heads if tiles.per_head else spec.kv_heads
+    whole = None if tiles.per_head else _Meeting.of(b, spec, x, tiles)
+    contexts = []
+    for heads in np.split(np.arange(units), _parts(units)):
+        meeting = whole or _Meeting.of(b, spec, x, tiles.of_heads(b, heads))
+        contexts.append(_attend_heads(b, spec, x, meeting, heads))
+    return b.op("Concat", *contexts, axis=1) if len(contexts) > 1 else contexts[0]
 
 
 def held(spec: AttentionSpec, batch: int, rows: int, size: int, width: int, per_head: bool = False) -> int:
-    """Elements of the scores, what is added to them and the gathered keys and values of `rows` queries."""
-    heads = spec.q_heads if per_head else spec.kv_heads
+    """Elements of the scores, what is added to them and the gathered keys and values of `rows` queries, for one part of the
+    heads; and the contexts of all parts."""
+    units = spec.q_heads if per_head else spec.kv_heads
+    part = units // _parts(units)
+    queries = part if per_head else part * spec.group
     width += spec.sink
-    copies = -(-rows // size) * width * heads * (spec.head_dim + spec.value_head_dim)
-    return batch * (spec.q_heads * rows * width + rows * width + copies)
+    copies = -(-rows // size) * width * part * (spec.head_dim + spec.value_head_dim)
+    scores = queries * rows * width + (part if per_head else 1) * rows * width
+    return batch * (scores + copies + spec.q_heads * rows * spec.value_head_dim)
+
+
+def _parts(units: int) -> int:
+    """In how many equal parts heads are taken."""
+    return max(count for count in range(1, PARTS + 1) if units % count == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Meeting:
+    """Tiles within the sequence. `columns` have one more where there is a sink."""
+
+    tiles: Tiles
+    rows: ir.Value
+    columns: ir.Value
+    shown: Visibility
+
+    @classmethod
+    def of(cls, b: Builder, spec: AttentionSpec, x: Operands, tiles: Tiles) -> _Meeting:
+        length = b.size(x.k, 2)
+        last = b.op("Sub", length, b.ints(1))
+        rows = b.op("Min", tiles.rows, last)
+        columns = b.op("Max", b.op("Min", tiles.columns, last), b.ints(0))
+        shown = _shown(b, spec, x, tiles, rows, columns, length)
+        return cls(tiles, rows, _with_sink_column(b, columns, length) if spec.sink else columns, shown)
+
+
+def _attend_heads(b: Builder, spec: AttentionSpec, x: Operands, meeting: _Meeting, heads: NDArray[Any]) -> ir.Value:
+    """(B, h, n * size, E): of these key heads the query heads that share them, or of these query heads where heads differ."""
+    tiles, shown = meeting.tiles, meeting.shown
+    group, size = (1, tiles.size) if tiles.per_head else (spec.group, tiles.size)
+    sharers = (heads[:, None] * group + np.arange(group)).ravel()
+    keys = heads // spec.group if tiles.per_head else heads
+    q = _rows_of(b, x.q, meeting.rows, sharers)
+    if group > 1:
+        apart = b.reshape(q, 0, len(heads), group, -1, size, spec.head_dim)
+        q = _merge(b, b.transpose(apart, 0, 1, 3, 2, 4, 5), group, size)
+    padded = (b.op("Pad", value, b.ints(0, 0, 0, 0, 0, 0, 1, 0)) if spec.sink else value for value in (x.k, x.v))
+    k, v = (_rows_of(b, value, meeting.columns, keys) for value in padded)
+    scores = capped(b, spec, b.op("Mul", b.op("MatMul", q, b.transpose(k, 0, 1, 2, 4, 3)), b.number(spec.scale)))
+    scores = _split(b, scores, group, size)
+    scores = shown.add(b, scores) if x.sink is None else _add_with_sink(b, shown, scores, x.sink, sharers, group)
+    context = b.op("MatMul", _merge(b, b.op("Softmax", scores, axis=-1), group, size), v)
+    context = shown.guard(b, _split(b, context, group, size))
+    if group > 1:
+        context = b.transpose(context, 0, 1, 3, 2, 4, 5)
+    return b.reshape(context, 0, len(sharers), -1, spec.value_head_dim)
+
+
+def _rows_of(b: Builder, value: ir.Value, positions: ir.Value, heads: NDArray[Any]) -> ir.Value:
+    """(B, K, T, D) and positions (n, w), or (1 or h, n, w) -> (B, h, n, w, D): of each head the rows at these positions."""
+    first = b.op("Mul", constant(b, heads[:, None, None]), b.size(value, 2))
+    every_head = b.op("Concat", b.ints(0, -1), b.size(value, 3), axis=0)
+    return b.op("Gather", b.op("Reshape", value, every_head), b.op("Add", positions, first), axis=1)
 
 
 def _split(b: Builder, value: ir.Value, group: int, size: int) -> ir.Value:
@@ -125,26 +180,6 @@ def _merge(b: Builder, value: ir.Value, group: int, size: int) -> ir.Value:
     return value if group == 1 else b.reshape(value, 0, 0, 0, group * size, -1)
 
 
-def _queries(b: Builder, spec: AttentionSpec, q: ir.Value, rows: ir.Value, size: int, group: int) -> ir.Value:
-    """(B, H, S, D) -> (B, K, n, G * size, D)."""
-    picked = b.op("Gather", q, rows, axis=2)
-    if group == 1:
-        return picked
-    apart = b.reshape(picked, 0, spec.kv_heads, group, -1, size, spec.head_dim)
-    return _merge(b, b.transpose(apart, 0, 1, 3, 2, 4, 5), group, size)
-
-
-def _keys(b: Builder, spec: AttentionSpec, value: ir.Value, columns: ir.Value, per_head: bool, size: int) -> ir.Value:
-    """(B, K, T, D) -> (B, K or H, n, w, D): for each block the keys it meets."""
-    if spec.sink:
-        value = b.op("Pad", value, b.ints(0, 0, 0, 0, 0, 0, 1, 0))
-    if not per_head:
-        return b.op("Gather", value, b.op("Squeeze", columns, b.ints(0)), axis=2)
-    head = constant(b, (np.arange(spec.q_heads) // spec.group)[:, None, None])
-    in_row = b.op("Add", columns, b.op("Mul", head, b.size(value, 2)))
-    return b.op("Gather", b.reshape(value, 0, -1, size), in_row, axis=1)
-
-
 def _shown(
     b: Builder,
     spec: AttentionSpec,
@@ -153,7 +188,6 @@ def _shown(
     rows: ir.Value,
     columns: ir.Value,
     length: ir.Value,
-    group: int,
 ) -> Visibility:
     """What is added to scores of (B, K, n, size, w), or (B, K, n, G, size, w), and which queries see anything."""
     shown = b.op("And", b.op("GreaterOrEqual", tiles.columns, b.index(0)), b.op("Less", tiles.columns, length))
@@ -170,7 +204,7 @@ def _shown(
     shown = b.op("Unsqueeze", shown, b.ints(3))  # the same for the queries of a block, until here
     for part in (tiles.near, same):
         shown = shown if part is None else b.op("And", shown, part)
-    if group > 1:
+    if spec.group > 1 and not tiles.per_head:
         shown = b.op("Unsqueeze", shown, b.ints(3))
     if (x.mask is None and not tiles.may_be_empty) or spec.sink:
         return Visibility(b.op("Where", shown, b.number(0), b.number(-np.inf)), None)
@@ -183,12 +217,15 @@ def _with_sink_column(b: Builder, columns: ir.Value, length: ir.Value) -> ir.Val
     return b.op("Concat", columns, b.op("Expand", length, shape), axis=2)
 
 
-def _add_with_sink(b: Builder, shown: Visibility, scores: ir.Value, sink: ir.Value, heads: int, group: int) -> ir.Value:
-    """The last column takes the sink as its score, and hides from nobody."""
+def _add_with_sink(
+    b: Builder, shown: Visibility, scores: ir.Value, sink: ir.Value, heads: NDArray[Any], group: int
+) -> ir.Value:
+    """The last column takes the sink of these query heads as its score, and hides from nobody."""
     assert shown.additive is not None
     rank = 5 + (group > 1)
     zeros = b.ints(*[0] * (rank - 1))
     scores = b.op("Add", scores, b.op("Pad", shown.additive, b.op("Concat", zeros, b.ints(*[0] * rank, 1), axis=0)))
-    column = b.reshape(sink, 1, heads, 1, 1, 1) if group == 1 else b.reshape(sink, 1, heads, 1, group, 1, 1)
+    sink = b.op("Gather", b.reshape(sink, -1), constant(b, heads))
+    column = b.reshape(sink, 1, -1, 1, 1, 1) if group == 1 else b.reshape(sink, 1, -1, 1, group, 1, 1)
     width = b.op("Sub", b.size(scores, rank - 1), b.ints(1))
     return b.op("Add", scores, b.op("Pad", column, b.op("Concat", zeros, width, b.ints(*[0] * rank), axis=0)))
