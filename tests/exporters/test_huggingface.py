@@ -14,7 +14,6 @@ import onnx_ir as ir
 import pytest
 import torch
 import transformers
-from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from edgeattn.errors import CaptureError, SourceError
@@ -28,7 +27,7 @@ from edgeattn.exporters.sites import find_sites
 from edgeattn.exporters.sources.base import Source
 from edgeattn.exporters.sources.huggingface import from_folder
 from edgeattn.exporters.sources.resolve import resolve
-from edgeattn.exporters.sources.transformers_attention import NAME, attend
+from edgeattn.exporters.sources.huggingface.attention import NAME, attend
 from edgeattn.manifest import OutputInfo, ParityResult, TensorInfo
 from edgeattn.runtimes import registry
 from edgeattn.spec import AttentionSpec, SlidingWindow, SoftmaxAttention
@@ -126,19 +125,6 @@ def test_damaged_weights(folder: Path) -> None:
     _refused(folder, "transformers cannot load BertModel: ")
 
 
-@pytest.mark.parametrize(
-    "changes", [{"is_decoder": True}, {"is_encoder_decoder": True}, {"architectures": ["BertLMHeadModel"], "is_decoder": True}]
-)
-def test_decoders(changes: dict[str, Any], folder: Path) -> None:
-    _config(folder, **changes)
-    _refused(folder, "is a decoder; only encoders are understood so far")
-
-
-def test_a_causal_language_model(folder: Path) -> None:
-    _config(folder, architectures=["LlamaForCausalLM"], model_type="llama")
-    _refused(folder, "LlamaForCausalLM is a decoder")
-
-
 CHAIN = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", "Normalize")]
 
 
@@ -173,12 +159,6 @@ def test_an_architecture_that_attends_on_its_own(tmp_path: Path) -> None:
     source = from_folder(_save(tmp_path, transformers.MPNetModel(transformers.MPNetConfig(**SMALL))))
     with pytest.raises(CaptureError, match="MPNetModel does not attend through transformers' interface"):
         capture(source, ["last_hidden_state", "pooler_output"])
-
-
-def test_sinks_are_refused_not_dropped() -> None:
-    q = torch.randn(1, 2, 3, 4)
-    with pytest.raises(CaptureError, match=r"Identity attends with sinks \(s_aux\)"):
-        attend(nn.Identity(), q, q, q, None, s_aux=torch.zeros(2))
 
 
 # ----- Hugging Face encoders

@@ -19,7 +19,7 @@ import torch
 import edgeattn
 from edgeattn.bundle import digest, open_bundle
 from edgeattn.exporters.export import ExportFailedError
-from edgeattn.exporters.sources import transformers_attention
+from edgeattn.exporters.sources.huggingface import attention as transformers_attention
 from edgeattn.exporters.sources.zoo import from_zoo
 from edgeattn.spec import SoftmaxAttention
 
@@ -112,7 +112,7 @@ def test_a_lost_padding_mask_fails_the_export(tmp_path: Path, monkeypatch: pytes
             yield
 
     original = transformers_attention.exporting
-    monkeypatch.setattr("edgeattn.exporters.sources.huggingface.exporting", exporting)
+    monkeypatch.setattr("edgeattn.exporters.sources.huggingface.folder.exporting", exporting)
     with pytest.raises(ExportFailedError, match="last_hidden_state at"):
         edgeattn.export("minilm", output=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""transformers' attention *and* mask interfaces: every modern encoder's attention arrives as a spec, padding included.
+"""transformers' attention *and* mask interfaces: every modern model's attention arrives as a spec, padding included.
 
 Both must be registered: with the attention alone, transformers passes no mask at all and padding silently takes part.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from edgeattn.errors import CaptureError
+from edgeattn.exporters.sources.huggingface.adapters.registry import adapters
 from edgeattn.models.functional import attention
 from edgeattn.spec import Causal, Full, Pattern, SlidingWindow, SoftmaxAttention
 
@@ -21,6 +22,17 @@ NAME = "edgeattn"
 @contextlib.contextmanager
 def exporting(model: Any) -> Iterator[None]:
     """While open, `model` attends through edgeattn; afterwards with its own attention again."""
+    found = adapters(model)
+    with contextlib.ExitStack() as stack:
+        if not found or any(adapter.interface for adapter in found):
+            stack.enter_context(_through_interface(model))
+        for adapter in found:
+            stack.enter_context(adapter.exporting(model))
+        yield
+
+
+@contextlib.contextmanager
+def _through_interface(model: Any) -> Iterator[None]:
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, attend)
@@ -65,8 +77,6 @@ def attend(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention signature: q (B, H, S, D), k, v (B, K, T, D) -> (B, S, H, D)."""
-    if s_aux is not None:
-        raise CaptureError(f"{type(module).__name__} attends with sinks (s_aux), which no spec describes yet")
     spec = SoftmaxAttention(
         q_heads=query.shape[1],
         kv_heads=key.shape[1],
@@ -77,8 +87,10 @@ def attend(
         softcap=softcap,
         mask="none" if attention_mask is None else "key_padding",
         bias=position_bias is not None,
+        sink=s_aux is not None,
     )
-    return attention(query, key, value, spec, mask=attention_mask, bias=position_bias).transpose(1, 2), None
+    context = attention(query, key, value, spec, mask=attention_mask, bias=position_bias, sink=s_aux)
+    return context.transpose(1, 2), None
 
 
 def _pattern(causal: bool, window: int | None) -> Pattern:

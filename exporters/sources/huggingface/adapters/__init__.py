@@ -1,0 +1,1 @@
+"""What a family needs beyond transformers' attention interface: one small declared adapter per family."""

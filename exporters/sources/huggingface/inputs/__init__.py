@@ -1,0 +1,1 @@
+"""What models are fed, one file per modality; `registry` puts the parts of a model together."""
