@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeattn.errors import RuntimeRunError
@@ -15,6 +16,15 @@ SMALL = 512
 """Elements per dynamic input up to which the slow reference runtime takes part."""
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The worst error per output over all cases, on whole outputs; where one failed, the reason and the smallest such case."""
+
+    parity: ParityResult
+    reason: str = ""
+    failed: ReferenceCase | None = None
+
+
 def run_gate(
     path: Path,
     runtime: Runtime,
@@ -23,11 +33,8 @@ def run_gate(
     outputs: Sequence[OutputInfo],
     padding: TensorInfo | None,
     progress: Callable[[str], None],
-) -> tuple[ParityResult, str]:
-    """The worst error per output over all cases, on whole outputs, and the first reason for a failure (or '').
-
-    A runtime that refuses or fails to run the model has failed; the reason says so.
-    """
+) -> Verdict:
+    """Run every case. A runtime that refuses or fails to run the model has failed; the reason says so."""
     results: list[tuple[Comparison, ...]] = []
     try:
         with runtime.load(path, LoadOptions(device=device)) as session:
@@ -38,13 +45,20 @@ def run_gate(
                 valid = {info.name: valid_positions(info, padding, mask) for info in outputs}
                 results.append(compare_outputs(got, case.outputs, outputs, valid))
     except RuntimeRunError as error:
-        return ParityResult(False, len(results), {}, {}), str(error)
+        return Verdict(ParityResult(False, len(results), {}, {}), str(error))
     failed = [(case, row) for case, rows in zip(cases, results, strict=True) for row in rows if not row.passed]
-    reason = f"{failed[0][1].output} at {failed[0][0].name}: {failed[0][1].reason}" if failed else ""
-    return worst(results), reason
+    if not failed:
+        return Verdict(worst(results))
+    case, row = min(failed, key=lambda pair: elements(pair[0]))
+    return Verdict(worst(results), f"{row.output} at {case.name}: {row.reason}", case)
 
 
 def small_cases(cases: Sequence[ReferenceCase]) -> list[ReferenceCase]:
     """Those that a numpy interpreter runs in reasonable time; at least one."""
-    small = [case for case in cases if max(array.size for array in case.inputs.values()) <= SMALL]
+    small = [case for case in cases if elements(case) <= SMALL]
     return small or list(cases[:1])
+
+
+def elements(case: ReferenceCase) -> int:
+    """Elements of the largest input."""
+    return max(array.size for array in case.inputs.values())

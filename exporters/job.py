@@ -15,6 +15,7 @@ from edgeattn.bundle import seal, weights_name
 from edgeattn.errors import CaptureError
 from edgeattn.exporters.choose import Choice, choose, choose_portable
 from edgeattn.exporters.gate import run_gate, small_cases
+from edgeattn.exporters.locating import Run, first_difference
 from edgeattn.exporters.lower import lower
 from edgeattn.exporters.lowerings.registry import get
 from edgeattn.exporters.passes.unraised import unraised
@@ -57,6 +58,7 @@ class Job:
         ir.external_data.unload_from_model(self.canonical, self.work, weights_name(PRECISION), size_threshold_bytes=_INLINE)
         rows = [self._target(runtime, device, sites) for runtime, device in self.targets]
         rows += [self._portable(sites), self._canonical()]
+        rows = [self._located(row, rows) for row in rows]
         probes = self._probes(sites, rows)
         manifest = Manifest(
             edgeattn=edgeattn.__version__,
@@ -72,6 +74,7 @@ class Job:
             padding=self.source.padding,
             limits=self._limits(),
             tokenizer=self.source.tokenizer,
+            preprocessing=self.source.preprocessing,
             provenance=self.source.provenance,
         )
         for name, path in self.source.files.items():
@@ -83,7 +86,8 @@ class Job:
         self.say(f"choosing lowerings for {runtime.name}:{device}")
         limits = self._limits()
         choices = {site.name: choose(site.core(limits), runtime, device, self.prover, self.forced) for site in sites}
-        model = lower(self.canonical, {name: choice.lowering for name, choice in choices.items()}, limits)
+        lowerings = {name: choice.lowering for name, choice in choices.items()}
+        model = lower(self.canonical, lowerings, limits, functions=runtime.functions)
         return self._flavour(f"{runtime.name}:{device}", model, choices, runtime, device, self.cases)
 
     def _portable(self, sites: list[GraphSite]) -> FlavourReport:
@@ -110,7 +114,7 @@ class Job:
     ) -> FlavourReport:
         file = f"{target.replace(':', '-')}.onnx"
         ir.save(model, self.work / file)
-        parity, failure = run_gate(
+        verdict = run_gate(
             self.work / file,
             runtime,
             device,
@@ -126,12 +130,25 @@ class Job:
             domains=dict(model.graph.opset_imports),
             lowerings={name: choice.lowering.name for name, choice in choices.items()},
             reasons={name: choice.reason for name, choice in choices.items()},
-            parity=parity,
+            parity=verdict.parity,
             environment={"runtime": runtime.name, "device": device, **environment(runtime, device)},
         )
         weights = self.work / weights_name(PRECISION)
         size = (self.work / file).stat().st_size + (weights.stat().st_size if weights.exists() else 0)
-        return FlavourReport(flavour, size, failure)
+        return FlavourReport(flavour, size, verdict.reason, verdict.failed)
+
+    def _located(self, row: FlavourReport, rows: list[FlavourReport]) -> FlavourReport:
+        """With the first node that differs, where a form that passed can be read beside it."""
+        trusted = next((other for other in rows if not other.failure), None)
+        if row.failed is None or trusted is None:
+            return row
+        self.say(f"locating where {row.flavour.target} differs")
+        place = first_difference(self._run_of(row), self._run_of(trusted), row.failed.inputs)
+        return replace(row, failure=f"{row.failure}; {place}")
+
+    def _run_of(self, row: FlavourReport) -> Run:
+        environment = row.flavour.environment
+        return Run(self.work / row.flavour.file, registry.get(environment["runtime"]), environment["device"])
 
     def _probes(self, sites: list[GraphSite], rows: list[FlavourReport]) -> tuple[Probe, ...]:
         """A probe per form used, so that another device can prove it again."""

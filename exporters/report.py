@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeattn.exporters.reference_run import ReferenceCase
 from edgeattn.manifest import Flavour, Site
 from edgeattn.spec import to_dict
 
 
 @dataclass(frozen=True, slots=True)
 class FlavourReport:
-    """A flavour with its size in bytes (graph and shared weights) and, where its gate failed, the reason."""
+    """A flavour with its size in bytes (graph and shared weights) and, where its gate failed, the reason and the smallest
+    case that shows it."""
 
     flavour: Flavour
     size: int
     failure: str = ""
+    failed: ReferenceCase | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,7 +222,9 @@ def _gate(source: Source, canonical: ir.Model, cases: list[ReferenceCase], tmp_p
         elif not value.is_graph_input():
             kind = source.output_classes.get(value.name, "activation")
             outputs.append(OutputInfo(value.name, "float32", dims, kind))
-    return run_gate(tmp_path / "model.onnx", registry.get("onnxruntime"), "cpu", cases, outputs, padding, lambda _: None)
+    onnxruntime = registry.get("onnxruntime")
+    verdict = run_gate(tmp_path / "model.onnx", onnxruntime, "cpu", cases, outputs, padding, lambda _: None)
+    return verdict.parity, verdict.reason
 
 
 SLOW_FAMILIES = {"DistilBert", "Electra", "Roberta", "T5"}
