@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from edgeattn.models import example
 from edgeattn.models.examples import draw
 from edgeattn.models.registry import example_options
 from edgeattn.naive import softmax_attention, visible
-from edgeattn.spec import AttentionSpec, Sigmoid, Softmax, from_json, to_json
+from edgeattn.spec import AttentionSpec, Full, Sigmoid, Softmax, SoftmaxAttention, from_json, to_json
+from edgeattn.tolerance import tolerance
 
 OPERATOR = torch.ops.edgeattn.attention.default
 CORES = {"differential": 2}
@@ -76,18 +78,61 @@ def truth(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
     )
 
 
+def with_cores(program: torch.export.ExportedProgram, core: Any) -> torch.fx.GraphModule:
+    """The program with another function for its cores."""
+    module = program.module()
+    assert isinstance(module, torch.fx.GraphModule)
+    for node in module.graph.nodes:
+        if node.target is OPERATOR:
+            node.target = core
+    module.recompile()
+    return module
+
+
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_module_is_the_formula(name: str, sizes: tuple[int, int, int]) -> None:
     module, program = exported(name)
-    naive = program.module()
-    assert isinstance(naive, torch.fx.GraphModule)
-    for node in naive.graph.nodes:
-        if node.target is OPERATOR:
-            node.target = truth
-    naive.recompile()
     given = inputs_of(name, module, sizes)
-    torch.testing.assert_close(naive(**given), module(**given))
+    torch.testing.assert_close(with_cores(program, truth)(**given), module(**given))
     torch.testing.assert_close(program.module()(**given), module(**given))
+
+
+DROPPED: dict[str, dict[str, Any]] = {
+    "pattern": {"pattern": Full()},
+    "mask": {"mask": "none"},
+    "bias": {"bias": False},
+    "sink": {"sink": False},
+    "softcap": {"softcap": None},
+}
+"""What a spec may say -> the spec that does not say it."""
+
+
+def without(change: dict[str, Any]) -> Any:
+    """The formula without a feature; an input that no longer means anything is left out."""
+
+    def core(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
+        *more, text = rest
+        spec = replace(from_json(text), **change)
+        optional = ("mask", "bias", "sink", "score_weight", "prefix")
+        kept = [x if key in spec.input_names else None for key, x in zip(optional, more, strict=True)]
+        return truth(q, k, v, *kept, to_json(spec))
+
+    return core
+
+
+def test_what_a_spec_says_shows_in_the_output(name: str) -> None:
+    """A runtime or a form that lost a mask, a window or a bias would be seen: by 100 times what a comparison allows."""
+    module, program = exported(name)
+    spec = module.spec
+    assert isinstance(spec, SoftmaxAttention)
+    given = inputs_of(name, module, (3, 13, 14))
+    base = module(**given).detach()
+    rule = tolerance("activation", "float32")
+    allowed = rule.atol * max(1.0, float(base.square().mean().sqrt()))
+    for feature, change in DROPPED.items():
+        if replace(spec, **change) != spec:
+            difference = (with_cores(program, without(change))(**given) - base).abs().max()
+            assert difference > 100 * allowed, feature
 
 
 SECOND = ("context", "key", "value", "k", "v")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that torch's own documentation uses
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -175,6 +175,20 @@ def test_torch_formula_is_the_numpy_formula(case: Case) -> None:
     arrays = {name: x.numpy() for name, x in case.inputs.items()}
     expected = numpy_naive.softmax_attention(**arrays, spec=case.spec)
     np.testing.assert_allclose(case.run(torch_naive.softmax_attention).numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@given(case=cases)
+def test_narrow_floats_keep_their_type_and_come_near(dtype: torch.dtype, case: Case) -> None:
+    """A softmax carries errors of the scores over, so they are kept small; a choice (top-k) may fall otherwise between equals."""
+    assume(not isinstance(case.spec.normalizer, TopK))
+    small = {name: x / 4 if x.is_floating_point() else x for name, x in case.inputs.items()}
+    narrow = {name: x.to(dtype) if x.is_floating_point() else x for name, x in small.items()}
+    wide = {name: x.double() if x.is_floating_point() else x for name, x in narrow.items()}
+    got = replace(case, inputs=narrow).run(attention)
+    assert got.dtype == dtype
+    expected = replace(case, inputs=wide).run(torch_naive.softmax_attention)
+    torch.testing.assert_close(got.double(), expected, rtol=0, atol=32 * torch.finfo(dtype).eps)
 
 
 @given(cases_for_sdpa)
