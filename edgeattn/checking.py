@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,11 +13,11 @@ from edgeattn import parity
 from edgeattn.bundle import Bundle, open_bundle
 from edgeattn.errors import EdgeAttnError, RuntimeMissingError, UsageError
 from edgeattn.golden import Golden, compare_case, read_case
-from edgeattn.loading import CANONICAL, PORTABLE, BundlePath, open_session, pick_flavour
+from edgeattn.loading import CANONICAL, PORTABLE, BundlePath, BundleSession, open_session, pick_flavours
 from edgeattn.manifest import Flavour, Manifest, TensorInfo
 from edgeattn.parity import Comparison
 from edgeattn.runtimes import registry
-from edgeattn.runtimes.base import LoadOptions, Runtime, Session
+from edgeattn.runtimes.base import LoadOptions, Runtime, Session, library_paths
 
 Status = Literal["passed", "failed", "error", "missing", "skipped"]
 """`failed`: values differ. `error`: the runtime refused the model or a case. `missing`: a runtime or device that was
@@ -50,6 +51,8 @@ class TargetCheck:
     effective: str = ""
     cases: tuple[CaseCheck, ...] = ()
     reason: str = ""
+    fixed: tuple[dict[str, int], ...] = ()
+    """The sizes that the flavour is written for; none where it takes any."""
 
     @property
     def passed(self) -> bool:
@@ -79,7 +82,7 @@ class TargetCheck:
             for case in self.cases
         ]
         own = {name: getattr(self, name) for name in ("target", "status", "flavour", "precision", "effective", "reason")}
-        return {**own, "passed": self.passed, "cases": cases}
+        return {**own, "passed": self.passed, "fixed": list(self.fixed), "cases": cases}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,28 +115,32 @@ def check(
     runtimes: Sequence[str] | None = None,
     *,
     threads: int | None = None,
+    custom_ops: Iterable[str | os.PathLike[str]] = (),
     progress: Callable[[str], None] | None = None,
 ) -> CheckReport:
     """Run every golden case on each of `runtimes` (`onnxruntime:cpu`, ...) and compare with PyTorch's outputs.
 
     `runtimes` None means every target the bundle has a flavour for; one of those whose runtime is not installed here is
-    skipped and said so. A target that fails does not stop the others.
+    skipped and said so. A target that fails does not stop the others. `custom_ops` are native libraries as in
+    `edgeattn.load`, for those of the runtimes that take them.
 
     Raises:
         BundleError: the bundle is missing, truncated, edited or foreign.
-        UsageError: an unknown runtime or device name, or a bundle without a golden case.
+        UsageError: an unknown runtime or device name, a library that is not there, or a bundle without a golden case.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     for target in runtimes or ():
         registry.parse_target(target)  # a misspelt name is an error before any work
     if not opened.manifest.golden:
         raise UsageError(f"{opened.path} holds no golden case, so nothing can be compared; export the model again")
+    targets = runtimes or default_targets(opened.manifest)
+    libraries = _libraries(custom_ops, targets)
     cases = [read_case(opened, case) for case in opened.manifest.golden]
     checked = []
-    for target in runtimes or default_targets(opened.manifest):
+    for target in targets:
         if progress:
             progress(f"checking {opened.path.name} on {target}, {len(cases)} cases")
-        checked.append(_check_target(opened, target, cases, threads, asked=bool(runtimes)))
+        checked.append(_check_target(opened, target, cases, threads, libraries, asked=bool(runtimes)))
     return CheckReport(str(opened.path), tuple(checked))
 
 
@@ -143,13 +150,31 @@ def default_targets(manifest: Manifest) -> list[str]:
     return list(dict.fromkeys(own)) or ["onnxruntime:cpu"]
 
 
-def _check_target(bundle: Bundle, target: str, cases: Sequence[Golden], threads: int | None, asked: bool) -> TargetCheck:
+def target_options(
+    runtime: Runtime, device: str, threads: int | None, libraries: tuple[str, ...], spin: bool = True
+) -> LoadOptions:
+    """Options for one of several targets: native libraries go to a runtime that takes them."""
+    return LoadOptions(device, threads, spin, custom_ops=libraries if "custom_ops" in runtime.takes else ())
+
+
+def _libraries(custom_ops: Iterable[str | os.PathLike[str]], targets: Sequence[str]) -> tuple[str, ...]:
+    """Absolute paths, once one of the targets has a use for them."""
+    libraries = library_paths(custom_ops)
+    if libraries and not any("custom_ops" in _runtime(target)[0].takes for target in targets):
+        raise UsageError(f"{libraries[0]}: none of {', '.join(targets)} takes native libraries; add -r onnxruntime:cpu")
+    return libraries
+
+
+def _check_target(
+    bundle: Bundle, target: str, cases: Sequence[Golden], threads: int | None, libraries: tuple[str, ...], asked: bool
+) -> TargetCheck:
     flavour = None
     try:
         runtime, device = _runtime(target)
         target = f"{runtime.name}:{device}"
-        flavour = pick_flavour(bundle, runtime, device)
-        with open_session(bundle, flavour, runtime, LoadOptions(device=device, threads=threads)) as session:
+        flavours = pick_flavours(bundle, runtime, device)
+        flavour = flavours[0]
+        with open_session(bundle, flavours, runtime, target_options(runtime, device, threads, libraries)) as session:
             return _run_cases(target, flavour, session, cases, bundle.manifest)
     except RuntimeMissingError as error:
         status: Status = "missing" if asked else "skipped"
@@ -167,7 +192,9 @@ def _runtime(target: str) -> tuple[Runtime, str]:
         raise RuntimeMissingError(f"{error}; if {target} is a plug-in's, install that plug-in") from error
 
 
-def _run_cases(target: str, flavour: Flavour, session: Session, cases: Sequence[Golden], manifest: Manifest) -> TargetCheck:
+def _run_cases(
+    target: str, flavour: Flavour, session: BundleSession, cases: Sequence[Golden], manifest: Manifest
+) -> TargetCheck:
     padding = padding_input(manifest)
     results = tuple(_run_case(session, golden, manifest, padding) for golden in cases)
     failed = [case for case in results if not case.passed]
@@ -175,7 +202,9 @@ def _run_cases(target: str, flavour: Flavour, session: Session, cases: Sequence[
     reason = f"{len(failed)} of {len(results)} cases failed" if failed else ""
     if failed and failed[0].reason:
         reason += f": {failed[0].reason}"
-    return TargetCheck(target, status, flavour.target, flavour.precision, session.effective.summary(), results, reason)
+    return TargetCheck(
+        target, status, flavour.target, flavour.precision, session.effective.summary(), results, reason, session.buckets
+    )
 
 
 def _run_case(session: Session, golden: Golden, manifest: Manifest, padding: TensorInfo | None) -> CaseCheck:

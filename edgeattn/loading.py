@@ -1,24 +1,28 @@
 """Open a bundle for running: numpy and the runtime, nothing else.
 
 The flavour made for the runtime and device is used. Only where there is none, the `portable` one is, and
-`session.effective.details["flavour"]` says which it was.
+`session.effective.details["flavour"]` says which it was. A bundle exported for fixed sizes has a flavour for each choice
+of them; all are loaded, and a run takes the smallest that holds its feeds.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
 
+from edgeattn.buckets import cut, no_bucket, pad, sizes_of, smallest
 from edgeattn.bundle import Bundle, opening
 from edgeattn.errors import BundleError, FeedError, GateError, UsageError, unknown
-from edgeattn.manifest import Flavour, Manifest
+from edgeattn.manifest import Flavour, Manifest, describe_sizes
 from edgeattn.proof import require_proof
 from edgeattn.runtimes import registry
-from edgeattn.runtimes.base import LoadOptions, Runtime, Session
+from edgeattn.runtimes.base import LoadOptions, Runtime, Session, library_paths
+from edgeattn.runtimes.carrying import Carried
 
 Array = NDArray[Any]
 BundlePath = str | os.PathLike[str]
@@ -33,7 +37,9 @@ def load(
     device: str = "cpu",
     threads: int | None = None,
     flavour: str | None = None,
-) -> Session:
+    custom_ops: Iterable[str | os.PathLike[str]] = (),
+    extensions: Iterable[object] = (),
+) -> BundleSession:
     """Load a bundle for running.
 
     Args:
@@ -42,17 +48,22 @@ def load(
         device: a device of that runtime; never replaced by another.
         threads: CPU threads; None means what the process may use (its cgroup's quota).
         flavour: a target of the manifest to load instead of the one made for `runtime:device`.
+        custom_ops: native libraries for ONNX Runtime with kernels for the model's custom operators. Their code runs in this
+            process, so name only what you trust; a bundle by itself never loads one. Without a kernel, an operator's body
+            in the file is run, and `session.effective.details["custom operators"]` says which it was.
+        extensions: the same for OpenVINO: `openvino.frontend.onnx.ConversionExtension`s or paths of extension libraries. The
+            flavour made for openvino holds bodies only, so load one with custom operators beside it, as `flavour`.
 
     Raises:
         BundleError: the bundle is missing, truncated, edited or foreign.
-        UsageError: an unknown runtime, device or flavour.
+        UsageError: an unknown runtime, device or flavour; a library that is not there, or that has no kernel for the model.
         RuntimeMissingError: the runtime or device is not there.
         GateError: the flavour did not pass parity at export, or a lowering it uses is wrong on this machine.
         RuntimeRunError: the runtime refuses the model.
     """
     engine, _ = registry.parse_target(f"{runtime}:{device}")
     engine.require(device)
-    options = LoadOptions(device=device, threads=threads)
+    options = LoadOptions(device=device, threads=threads, custom_ops=library_paths(custom_ops), extensions=tuple(extensions))
     if isinstance(bundle, Bundle):
         return _load(bundle, engine, options, flavour)
     session = None
@@ -66,29 +77,30 @@ def load(
     return session
 
 
-def _load(bundle: Bundle, runtime: Runtime, options: LoadOptions, wanted: str | None) -> Session:
-    chosen = pick_flavour(bundle, runtime, options.device, wanted)
-    _require_parity(bundle, chosen)
-    require_proof(bundle, chosen, runtime, options.device)
+def _load(bundle: Bundle, runtime: Runtime, options: LoadOptions, wanted: str | None) -> BundleSession:
+    chosen = pick_flavours(bundle, runtime, options.device, wanted)
+    for flavour in chosen:
+        _require_parity(bundle, flavour)
+        require_proof(bundle, flavour, runtime, options.device)
     return open_session(bundle, chosen, runtime, options)
 
 
-def pick_flavour(bundle: Bundle, runtime: Runtime, device: str, wanted: str | None = None) -> Flavour:
-    """The flavour of `bundle` for a runtime and device: as `wanted`, the one made for it, else `portable`.
+def pick_flavours(bundle: Bundle, runtime: Runtime, device: str, wanted: str | None = None) -> tuple[Flavour, ...]:
+    """The flavour of `bundle` for a runtime and device: as `wanted`, the one made for it, else `portable`; where sizes are
+    fixed, one for each choice of them.
 
     Raises:
         UsageError: there is no such flavour, or neither one for the runtime nor a portable one.
     """
     manifest = bundle.manifest
-    targets = [flavour.target for flavour in manifest.flavours]
+    targets = list(dict.fromkeys(flavour.target for flavour in manifest.flavours))
     if wanted is not None:
-        found = manifest.flavour(wanted)
-        if found is None:
+        if wanted not in targets:
             raise unknown("flavour", wanted, targets)
-        return found
+        return manifest.flavours_for(wanted)
     own = CANONICAL if runtime.canonical else f"{runtime.name}:{device}"
-    found = manifest.flavour(own) or manifest.flavour(PORTABLE)
-    if found is None:
+    found = manifest.flavours_for(own) or manifest.flavours_for(PORTABLE)
+    if not found:
         raise UsageError(
             f"{bundle.path} has no flavour for {runtime.name}:{device} and no portable one; it has: {', '.join(targets)}. "
             f"Export it with -r {runtime.name}:{device}"
@@ -96,45 +108,102 @@ def pick_flavour(bundle: Bundle, runtime: Runtime, device: str, wanted: str | No
     return found
 
 
-def open_session(bundle: Bundle, flavour: Flavour, runtime: Runtime, options: LoadOptions) -> Session:
-    """A session of one flavour without any gate, for those who are about to check it."""
-    inner = runtime.load(bundle.file(flavour.file), options)
-    try:
-        return BundleSession(inner, bundle.manifest, flavour)
-    except BundleError:
-        inner.close()
-        raise
+def open_session(bundle: Bundle, flavours: Sequence[Flavour], runtime: Runtime, options: LoadOptions) -> BundleSession:
+    """A session of what `pick_flavours` gave, without any gate, for those who are about to check it."""
+    with ExitStack() as opened:
+        inner = [opened.enter_context(runtime.load(bundle.file(flavour.file), options)) for flavour in flavours]
+        session = BundleSession(inner, bundle.manifest, flavours)
+        opened.pop_all()
+    return session
 
 
 class BundleSession(Session):
-    """A runtime's session with the manifest's names, symbols and size limits."""
+    """A runtime's session with the manifest's names, symbols and size limits; where sizes are fixed, a session for each
+    choice of them, of which each run takes the smallest that holds its feeds."""
 
-    def __init__(self, inner: Session, manifest: Manifest, flavour: Flavour) -> None:
-        details = {**inner.effective.details, "flavour": flavour.target, "flavour_precision": flavour.precision}
-        super().__init__(manifest.inputs, manifest.outputs, replace(inner.effective, details=details))
-        self._inner = inner
-        self._limits = manifest.limits
-        self._takes = [info.name for info in inner.inputs]
-        _require_names(flavour, "takes input", self._takes, {info.name for info in self.inputs})
-        _require_names(flavour, "lacks output", [info.name for info in self.outputs], {info.name for info in inner.outputs})
+    def __init__(self, inner: Sequence[Session], manifest: Manifest, flavours: Sequence[Flavour]) -> None:
+        first = flavours[0]
+        details = {**inner[0].effective.details, "flavour": first.target, "flavour_precision": first.precision}
+        self.buckets = tuple(flavour.sizes for flavour in flavours if flavour.sizes)
+        """The fixed sizes, smallest or not, in the order of the manifest; none where any size runs."""
+        if self.buckets:
+            details["sizes"] = "; ".join(map(describe_sizes, self.buckets))
+        super().__init__(manifest.inputs, manifest.outputs, replace(inner[0].effective, details=details))
+        self._inner = tuple(inner)
+        self._manifest = manifest
+        self._padding = next((info for info in manifest.inputs if info.name == manifest.padding), None)
+        for flavour, session in zip(flavours, inner, strict=True):
+            _require_sizes(flavour, session, manifest, fixed=bool(self.buckets))
+            takes = [info.name for info in session.inputs]
+            _require_names(flavour, "takes input", takes, {info.name for info in self.inputs})
+            _require_names(
+                flavour, "lacks output", [info.name for info in self.outputs], {info.name for info in session.outputs}
+            )
+
+    def bucket(self, feeds: Mapping[str, Array]) -> dict[str, int]:
+        """The fixed sizes that `feeds` run at; empty where any size runs as it is. Raises FeedError where none holds them."""
+        return dict(self.buckets[self._index(sizes_of(self.inputs, feeds))]) if self.buckets else {}
+
+    def carrying(self, pairs: Mapping[str, str], start: Mapping[str, Array]) -> Carried[Any]:
+        """As `Session.carrying`, by the runtime's own session. Raises UsageError where sizes are fixed."""
+        if self.buckets:
+            raise UsageError("a cache grows, and the bundle is for fixed sizes; export it without --static-shapes")
+        return self._inner[0].carrying(pairs, start)
+
+    def _index(self, asked: Mapping[str, int]) -> int:
+        index = smallest(self.buckets, asked, self._manifest.pads)
+        if index is None:
+            raise no_bucket(self.buckets, asked, self._manifest.pads)
+        return index
 
     def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         self._check_limits(feeds)
-        results = self._inner._run({name: feeds[name] for name in self._takes})
+        if not self.buckets:
+            return self._run_inner(self._inner[0], feeds)
+        asked = sizes_of(self.inputs, feeds)
+        index = self._index(asked)
+        padded = pad(feeds, self.inputs, self.buckets[index], self._padding)
+        return cut(self._run_inner(self._inner[index], padded), self.outputs, asked)
+
+    def _run_inner(self, inner: Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        results = inner._run({info.name: feeds[info.name] for info in inner.inputs})
         return {info.name: results[info.name] for info in self.outputs}
 
     def _close(self) -> None:
-        self._inner.close()
+        for inner in self._inner:
+            inner.close()
 
     def _check_limits(self, feeds: Mapping[str, Array]) -> None:
         for info in self.inputs:
             for axis, dim in enumerate(info.dims):
-                limit = self._limits.get(dim) if isinstance(dim, str) else None
+                limit = self._manifest.limits.get(dim) if isinstance(dim, str) else None
                 if limit is not None and feeds[info.name].shape[axis] > limit:
                     raise FeedError(
                         f"input {info.name!r}, axis {axis} ({dim}): got size {feeds[info.name].shape[axis]}, "
                         f"the model takes at most {limit}"
                     )
+
+
+def _require_sizes(flavour: Flavour, inner: Session, manifest: Manifest, fixed: bool) -> None:
+    """A flavour of fixed sizes has one for every dynamic dimension that has a name, and its file has the same."""
+    if not fixed:
+        return
+    known = {info.name: info.dims for info in manifest.inputs}
+    for info in inner.inputs:
+        pairs = zip(known.get(info.name, info.dims), info.dims, strict=False)
+        dims = tuple(_fixed(flavour.sizes, dim, own) for dim, own in pairs)
+        if dims != info.dims:
+            raise BundleError(
+                f"{flavour.file} takes {info.name!r} of shape {list(info.dims)}, its manifest says {list(dims)}; "
+                "the bundle was edited: export it again"
+            )
+
+
+def _fixed(sizes: Mapping[str, int], dim: int | str, own: int | str) -> int | str | None:
+    """What a dimension of the manifest has to be in a file; one that is computed from others is what the file says."""
+    if isinstance(dim, int):
+        return dim
+    return sizes.get(dim) if dim.isidentifier() else own
 
 
 def _require_names(flavour: Flavour, what: str, names: list[str], known: set[str]) -> None:

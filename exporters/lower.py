@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import onnx_ir as ir
-from onnxscript import version_converter
 
 from edgeattn.exporters.canonical import OPSET
+from edgeattn.exporters.custom.functions import convert_version, inline_functions
 from edgeattn.exporters.graph import Builder
 from edgeattn.exporters.lowerings.base import Lowering
 from edgeattn.exporters.passes.pipeline import finish
 from edgeattn.exporters.sites import DOMAIN, GraphSite, find_sites
 
 
-def lower(canonical: ir.Model, chosen: Mapping[str, Lowering], limits: dict[str, int]) -> ir.Model:
-    """A copy of `canonical` with each site written by `chosen[site.name]`. Weights are shared, not copied."""
+def lower(canonical: ir.Model, chosen: Mapping[str, Lowering], limits: dict[str, int], functions: bool = False) -> ir.Model:
+    """A copy of `canonical` with each site written by `chosen[site.name]`. Weights are shared, not copied.
+
+    `functions` keeps custom operators as functions, for a runtime that takes them; otherwise they are written out.
+    """
     model = canonical.clone()
+    if not functions:
+        inline_functions(model)
     for site in find_sites(model):
         _lower_site(model, site, chosen[site.name], limits)
     model.graph.opset_imports.pop(DOMAIN, None)
@@ -24,7 +29,7 @@ def lower(canonical: ir.Model, chosen: Mapping[str, Lowering], limits: dict[str,
         model.graph.opset_imports.update(dict.fromkeys(lowering.domains, 1))
     opset = max((lowering.opset for lowering in chosen.values()), default=OPSET)
     if opset > OPSET:
-        version_converter.convert_version(model, opset)
+        convert_version(model, opset)
     finish(model)
     return model
 

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.errors import FeedError, RuntimeMissingError, RuntimeRunError, UsageError, unknown
-from edgeattn.manifest import TensorInfo
+from edgeattn.manifest import PAST, TensorInfo
+
+if TYPE_CHECKING:
+    from edgeattn.runtimes.carrying import Carried
 
 Array = NDArray[Any]
+
+CUSTOM = "custom operators"
+"""Key of `Effective.details`: how the operators that a model defines itself are run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +45,19 @@ class LoadOptions:
 
     `threads` None means the cgroup quota (see `default_threads`). `spin` False stops worker threads from busy-waiting
     between runs: a little slower alone, necessary where several sessions are timed in turn.
+
+    `custom_ops` are native libraries with kernels for custom operators, in ONNX Runtime's form; their code runs in this
+    process. `extensions` are the same for OpenVINO: `openvino.frontend.onnx.ConversionExtension`s, or paths of extension
+    libraries. Nothing but these options ever names a library: no bundle can.
     """
 
     device: str = "cpu"
     threads: int | None = None
     spin: bool = True
+    custom_ops: tuple[str, ...] = ()
+    extensions: tuple[object, ...] = ()
+    quiet: bool = False
+    """Keep the runtime's own messages about runs that fail off the terminal: they are raised all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +73,10 @@ class Effective:
     details: Mapping[str, str] = field(default_factory=dict)
 
     def summary(self) -> str:
-        """`onnxruntime 1.31.1 cpu, 2 threads, fp32 (KV fp32)`."""
+        """`onnxruntime 1.31.1 cpu, 2 threads, fp32 (KV fp32)`, and how custom operators run where there are any."""
         count = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
-        return f"{self.runtime} {self.version} {self.device}, {count}, {self.precision} (KV {self.kv_precision})"
+        custom = f", {self.details[CUSTOM]}" if CUSTOM in self.details else ""
+        return f"{self.runtime} {self.version} {self.device}, {count}, {self.precision} (KV {self.kv_precision}){custom}"
 
 
 class Session(abc.ABC):
@@ -83,6 +98,12 @@ class Session(abc.ABC):
         if self._closed:
             raise UsageError("the session is closed; load the bundle again")
         return self._run(validate_feeds(self.inputs, feeds))
+
+    def carrying(self, pairs: Mapping[str, str], start: Mapping[str, Array]) -> Carried[Any]:
+        """Runs that hand the outputs of `pairs` on to its inputs, which `start` with these arrays."""
+        from edgeattn.runtimes.carrying import CarriedArrays
+
+        return CarriedArrays(self, pairs, start)
 
     def close(self) -> None:
         """Free the model. The session cannot run again; closing it again does nothing."""
@@ -111,6 +132,10 @@ class Runtime(abc.ABC):
     """As typed on the command line: `onnxruntime`."""
     canonical: ClassVar[bool] = False
     """True for a runtime that runs the canonical model instead of a lowered one."""
+    functions: ClassVar[bool] = False
+    """True for a runtime that runs a model's own functions; for any other, custom operators are written out as their bodies."""
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """Which of the options `custom_ops` and `extensions` mean something to it."""
 
     @abc.abstractmethod
     def check(self) -> Availability:
@@ -130,12 +155,14 @@ class Runtime(abc.ABC):
 
         Raises:
             RuntimeMissingError: the runtime, or the device asked for, is not there; says what is.
-            UsageError: an unknown device name, a thread count below 1, or no file at `path`.
+            UsageError: an unknown device name, a thread count below 1, an option that this runtime does not take, or no
+                file at `path`.
             RuntimeRunError: the runtime refuses the model.
         """
         options = options or LoadOptions()
         self.require(options.device)
         resolve_threads(options)
+        self._check_taken(options)
         if not Path(path).is_file():
             raise UsageError(f"there is no model file {os.fspath(path)!r}; give the path of a file inside a bundle")
         return self._load(Path(path), options)
@@ -153,6 +180,14 @@ class Runtime(abc.ABC):
                 f"{self.name} {availability.version} has no device {device!r} here; it has: {', '.join(self.devices())}. "
                 "edgeattn does not fall back to another device: ask for one of these, or install a build with it"
             )
+
+    def _check_taken(self, options: LoadOptions) -> None:
+        for name in ("custom_ops", "extensions"):
+            if getattr(options, name) and name not in self.takes:
+                raise UsageError(
+                    f"runtime {self.name!r} takes no {name}; name the runtime that they are for "
+                    "(custom_ops: onnxruntime, extensions: openvino), or leave them out"
+                )
 
     @abc.abstractmethod
     def _load(self, path: Path, options: LoadOptions) -> Session:
@@ -172,6 +207,21 @@ def resolve_threads(options: LoadOptions) -> int:
     if not isinstance(options.threads, int) or isinstance(options.threads, bool) or options.threads < 1:
         raise UsageError(f"threads must be a whole number >= 1, got {options.threads!r}")
     return options.threads
+
+
+def library_paths(libraries: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Absolute paths of native libraries: a bare name would be looked for wherever the system keeps its own.
+
+    Raises:
+        UsageError: one is no file, or all of them were given as one text.
+    """
+    if isinstance(libraries, str | os.PathLike):
+        raise UsageError(f"custom_ops is a list of files, got {os.fspath(libraries)!r}; write [{os.fspath(libraries)!r}]")
+    paths = [Path(library) for library in libraries]
+    for path in paths:
+        if not path.is_file():
+            raise UsageError(f"there is no library {os.fspath(path)!r}; give the path of the file that was built")
+    return tuple(os.path.abspath(path) for path in paths)
 
 
 def validate_feeds(inputs: Sequence[TensorInfo], feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -209,7 +259,7 @@ def _check_array(info: TensorInfo, array: Array, sizes: dict[str, tuple[int, str
         if isinstance(dim, int):
             if size != dim:
                 raise FeedError(f"input {info.name!r}, axis {axis}: got size {size} ({got}), expected {dim} ({expected})")
-        elif size < 1:
+        elif size < 1 and dim != PAST:
             raise FeedError(f"input {info.name!r}, axis {axis} ({dim}): got size 0 ({got}), expected at least 1")
         elif sizes.setdefault(dim, (size, info.name))[0] != size:
             other = sizes[dim]

@@ -21,6 +21,8 @@ from edgeattn.runtimes.base import (
     tensor_info,
     wrap_failure,
 )
+from edgeattn.runtimes.carrying import Carried
+from edgeattn.runtimes.ort_custom import custom_operators, register
 from edgeattn.runtimes.vendor import availability, import_onnxruntime
 
 _CPU = "CPUExecutionProvider"
@@ -63,6 +65,8 @@ class OnnxRuntime(Runtime):
     """ONNX Runtime; a device is an execution provider."""
 
     name: ClassVar[str] = "onnxruntime"
+    functions: ClassVar[bool] = True
+    takes: ClassVar[frozenset[str]] = frozenset({"custom_ops"})
 
     def check(self) -> Availability:
         """Whether the package imports, with its version. Never raises."""
@@ -81,10 +85,12 @@ class OnnxRuntime(Runtime):
     def _load(self, path: Path, options: LoadOptions) -> Session:
         device = _DEVICES[options.device]
         ort = import_onnxruntime()
+        settings = _session_options(ort, options)
+        register(settings, options.custom_ops)
         try:
             session = ort.InferenceSession(
                 str(path),
-                _session_options(ort, options),
+                settings,
                 providers=_providers(device, resolve_threads(options)),
                 disabled_optimizers=list(device.disabled),
                 enable_fallback=0,  # else the Python wrapper retries on other providers, at load and at every run
@@ -92,9 +98,8 @@ class OnnxRuntime(Runtime):
         except Exception as error:  # its exceptions share no base below Exception
             raise wrap_failure(self.name, f"load {path.name}", error) from error
         _require_provider(options.device, device.provider, session.get_providers())
-        return _OrtSession(
-            _infos(session.get_inputs()), _infos(session.get_outputs()), _effective(options, ort, session), session
-        )
+        effective = _effective(path, options, ort, session)
+        return _OrtSession(_infos(session.get_inputs()), _infos(session.get_outputs()), effective, session)
 
 
 def _require_provider(device: str, provider: str, active: Sequence[str]) -> None:
@@ -120,15 +125,46 @@ class _OrtSession(Session):
         except Exception as error:  # its exceptions share no base below Exception
             raise wrap_failure(OnnxRuntime.name, "run the model", error) from error
 
+    def carrying(self, pairs: Mapping[str, str], start: Mapping[str, Array]) -> Carried[Any]:
+        return _Bound(self, pairs, start)
+
     def _close(self) -> None:
         self._session = None
+
+
+class _Bound(Carried[dict[str, Any]]):
+    """What is carried stays ONNX Runtime's own values: an output is bound as the next input, and nothing is copied."""
+
+    session: _OrtSession
+
+    def _hold(self, values: Mapping[str, Array]) -> dict[str, Any]:
+        ort = import_onnxruntime()
+        return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in values.items()}
+
+    def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Any]]:
+        session = self.session._session
+        binding = session.io_binding()
+        try:
+            for name, array in feeds.items():
+                binding.bind_cpu_input(name, array)
+            for name, value in self._state.items():
+                binding.bind_ortvalue_input(name, value)
+            for name in (*self._given, *self._pairs):
+                binding.bind_output(name)
+            session.run_with_iobinding(binding)
+            values = binding.get_outputs()
+        except Exception as error:  # its exceptions share no base below Exception
+            raise wrap_failure(OnnxRuntime.name, "run the model", error) from error
+        count = len(self._given)
+        state = dict(zip(self._pairs.values(), values[count:], strict=True))
+        return {name: value.numpy() for name, value in zip(self._given, values[:count], strict=True)}, state
 
 
 def _session_options(ort: Any, options: LoadOptions) -> Any:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = resolve_threads(options)
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3
+    settings.log_severity_level = 4 if options.quiet else 3
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if not options.spin:
         settings.add_session_config_entry("session.force_spinning_stop", "1")
@@ -157,7 +193,7 @@ def _dtype(value: Any) -> str:
     return _DTYPES[value.type]
 
 
-def _effective(options: LoadOptions, ort: Any, session: Any) -> Effective:
+def _effective(path: Path, options: LoadOptions, ort: Any, session: Any) -> Effective:
     precision = _DEVICES[options.device].precision
     return Effective(
         runtime=OnnxRuntime.name,
@@ -166,7 +202,11 @@ def _effective(options: LoadOptions, ort: Any, session: Any) -> Effective:
         threads=session.get_session_options().intra_op_num_threads,
         precision=precision,
         kv_precision=precision,  # a cache is an ordinary input here, in the model's own type
-        details={"providers": ", ".join(session.get_providers()), **_node_counts(session)},
+        details={
+            "providers": ", ".join(session.get_providers()),
+            **_node_counts(session),
+            **custom_operators(path, options.custom_ops, session),
+        },
     )
 
 

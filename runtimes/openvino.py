@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -10,7 +11,9 @@ from typing import Any, ClassVar
 
 from edgeattn.errors import EdgeAttnError, RuntimeRunError
 from edgeattn.manifest import TensorInfo
+from edgeattn.operators import defined_operators
 from edgeattn.runtimes.base import (
+    CUSTOM,
     Array,
     Availability,
     Effective,
@@ -47,6 +50,7 @@ class OpenVINO(Runtime):
     """OpenVINO; `auto` lets it choose among the devices present, and `effective` says which it chose."""
 
     name: ClassVar[str] = "openvino"
+    takes: ClassVar[frozenset[str]] = frozenset({"extensions"})
 
     def check(self) -> Availability:
         """Whether the package imports, with its version. Never raises."""
@@ -69,24 +73,35 @@ class OpenVINO(Runtime):
         return import_openvino().Core()
 
     def _load(self, path: Path, options: LoadOptions) -> Session:
-        model = self._read(path)
+        core = self._extended(options.extensions) if options.extensions else self._core
+        model = self._read(core, path)
         device = _DEVICES[options.device]
         try:
-            compiled = self._core.compile_model(model, device, self._settings(device, resolve_threads(options)))
+            compiled = core.compile_model(model, device, self._settings(device, resolve_threads(options)))
             inputs = _match(path, compiled.inputs, 0)
             outputs = _match(path, compiled.outputs, 1)
         except EdgeAttnError:
             raise
         except Exception as error:  # its exceptions share no base below Exception
             raise wrap_failure(self.name, f"compile {path.name} for {options.device}", _cause(error)) from error
-        return _OpenVINOSession(inputs, outputs, self._effective(options, compiled), compiled)
+        return _OpenVINOSession(inputs, outputs, self._effective(path, options, compiled), compiled)
 
-    def _read(self, path: Path) -> Any:
+    def _extended(self, extensions: Sequence[object]) -> Any:
+        """A core of its own, since an extension stays with the core and the core is shared."""
+        core = import_openvino().Core()
+        for extension in extensions:
+            try:
+                core.add_extension(os.path.abspath(extension) if isinstance(extension, str | os.PathLike) else extension)
+            except Exception as error:  # its exceptions share no base below Exception
+                raise wrap_failure(self.name, f"add the extension {extension!r}", _cause(error)) from error
+        return core
+
+    def _read(self, core: Any, path: Path) -> Any:
         try:
             # Asked first, since read_model offers a damaged file to every other front end, each with its own complaint.
             if path.suffix == ".onnx" and not _onnx_frontend().supported(str(path)):
                 raise RuntimeRunError(f"openvino failed to load {path.name}: the file is not an ONNX model, or truncated")
-            return self._core.read_model(path)
+            return core.read_model(path)
         except EdgeAttnError:
             raise
         except Exception as error:  # its exceptions share no base below Exception
@@ -94,6 +109,12 @@ class OpenVINO(Runtime):
                 raise RuntimeRunError(
                     f"openvino failed to load {path.name}: it holds attention in canonical form (functions of domain "
                     "'edgeattn'), which OpenVINO does not inline; load the flavour that was exported for openvino"
+                ) from error
+            if path.suffix == ".onnx" and (defined := defined_operators(path)):
+                names = ", ".join(map(str, defined))
+                raise RuntimeRunError(
+                    f"openvino failed to load {path.name}: {_cause(error)}. The file defines {names} as functions, which OpenVINO does "
+                    "not inline; load the flavour that was exported for openvino, or pass extensions=[ConversionExtension(...)]"
                 ) from error
             raise wrap_failure(self.name, f"load {path.name}", _cause(error)) from error
 
@@ -110,8 +131,11 @@ class OpenVINO(Runtime):
         access = self._core.get_property(device, "SUPPORTED_PROPERTIES")
         return {name: value for name, value in wanted.items() if access.get(name) == "RW"}
 
-    def _effective(self, options: LoadOptions, compiled: Any) -> Effective:
+    def _effective(self, path: Path, options: LoadOptions, compiled: Any) -> Effective:
         reported = _reported(compiled)
+        # OpenVINO runs no function of a file: whatever the file defines was converted by an extension
+        named = options.extensions and path.suffix == ".onnx"
+        converted = [f"{operator} extension" for operator in defined_operators(path)] if named else []
         return Effective(
             runtime=self.name,
             version=self.check().version,
@@ -123,6 +147,7 @@ class OpenVINO(Runtime):
                 "devices": ", ".join(compiled.get_property("EXECUTION_DEVICES")),
                 "execution mode": getattr(reported.get("EXECUTION_MODE_HINT"), "name", "not reported").lower(),
                 "dynamic quantization group": str(reported.get("DYNAMIC_QUANTIZATION_GROUP_SIZE", "not reported")),
+                **({CUSTOM: ", ".join(converted)} if converted else {}),
             },
         )
 

@@ -23,6 +23,7 @@ class Reference(Runtime):
 
     name: ClassVar[str] = "reference"
     canonical: ClassVar[bool] = True
+    functions: ClassVar[bool] = True
 
     def check(self) -> Availability:
         """Whether the package imports, with its version. Never raises."""
@@ -43,7 +44,8 @@ class Reference(Runtime):
 
         try:
             inputs, outputs = read_io(path)
-            evaluator = ReferenceEvaluator(onnx.load(path))  # load reads external data and keeps local functions
+            # load reads external data and keeps local functions
+            evaluator = ReferenceEvaluator(onnx.load(path), new_ops=[_gather_elements()])
         except Exception as error:  # protobuf, OS and operator errors share no base
             raise wrap_failure(self.name, f"load {path.name}", error) from error
         # One thread walks the graph, whatever was asked; numpy's BLAS has a count of its own that cannot be set from here.
@@ -69,6 +71,19 @@ class _ReferenceSession(Session):
 
     def _close(self) -> None:
         self._evaluator = None
+
+
+def _gather_elements() -> Any:
+    """GatherElements. The evaluator's own takes one index per row where there are more than numpy.choose has room for."""
+    from onnx.reference.op_run import OpRun
+
+    class GatherElements(OpRun):  # type: ignore[misc]
+        op_domain = ""
+
+        def _run(self, data: Array, indices: Array, axis: int = 0) -> tuple[Array]:
+            return (np.take_along_axis(data, indices, axis),)
+
+    return GatherElements
 
 
 def _import_onnx() -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,11 +15,11 @@ from edgeattn.benchmarking.fresh import Fresh, measure_fresh
 from edgeattn.benchmarking.interleave import interleave
 from edgeattn.benchmarking.stats import Ratio, Summary, compare_timings, summarize
 from edgeattn.bundle import Bundle, open_bundle
-from edgeattn.checking import TargetCheck, check
+from edgeattn.checking import TargetCheck, check, target_options
 from edgeattn.errors import EdgeAttnError, RuntimeRunError, UsageError
-from edgeattn.loading import BundlePath, open_session, pick_flavour
+from edgeattn.loading import BundlePath, open_session, pick_flavours
 from edgeattn.runtimes import registry
-from edgeattn.runtimes.base import LoadOptions, Session
+from edgeattn.runtimes.base import Session, library_paths
 
 Progress = Callable[[str], None]
 
@@ -96,16 +97,21 @@ def bench(
     repeats: int = 50,
     warmup: int = 5,
     threads: int | None = None,
+    custom_ops: Iterable[str | os.PathLike[str]] = (),
     progress: Progress | None = None,
 ) -> BenchReport:
     """Time a bundle on each of `runtimes` (None: every target it was made for), at one choice of dynamic sizes.
 
-    `sizes` defaults to batch 1 and sequence 128. A target that fails its parity check gets no latency.
+    `sizes` defaults to batch 1 and sequence 128. A target that fails its parity check gets no latency. `custom_ops` are
+    native libraries, as in `edgeattn.check`.
 
     Raises:
         BundleError, UsageError: as `edgeattn.check`; also for an unknown dimension or a size over the model's limit.
     """
-    return measure([bundle], runtimes, sizes, repeats=repeats, warmup=warmup, threads=threads, progress=progress)
+    libraries = library_paths(custom_ops)
+    return measure(
+        [bundle], runtimes, sizes, repeats=repeats, warmup=warmup, threads=threads, libraries=libraries, progress=progress
+    )
 
 
 def measure(
@@ -116,6 +122,7 @@ def measure(
     repeats: int,
     warmup: int,
     threads: int | None,
+    libraries: tuple[str, ...] = (),
     progress: Progress | None,
 ) -> BenchReport:
     """As `bench`, over several bundles; everything that passed parity is timed in the same rounds."""
@@ -125,19 +132,21 @@ def measure(
     resolved = [resolve_sizes(bundle, sizes) for bundle in opened]
     pairs: list[tuple[int, Row]] = []
     for index, bundle in enumerate(opened):
-        for target in check(bundle, runtimes, threads=threads, progress=progress).targets:
+        for target in check(bundle, runtimes, threads=threads, custom_ops=libraries, progress=progress).targets:
             pairs.append((index, _row(bundle, target)))
     _say(progress, f"timing, {repeats} rounds")
-    rows = _time(pairs, opened, resolved, repeats, warmup, threads)
+    rows = _time(pairs, opened, resolved, repeats, warmup, threads, libraries)
     _say(progress, "measuring load time and memory in fresh processes")
-    rows = [_with_fresh(row, opened[index], resolved[index], threads) for (index, _), row in zip(pairs, rows, strict=True)]
+    rows = [
+        _with_fresh(row, opened[index], resolved[index], threads, libraries)
+        for (index, _), row in zip(pairs, rows, strict=True)
+    ]
     merged = {name: size for sizes_ in resolved for name, size in sizes_.items()}
     return BenchReport(tuple(rows), merged, machine.facts(), machine.package_versions())
 
 
 def _row(bundle: Bundle, target: TargetCheck) -> Row:
-    flavour = bundle.manifest.flavour(target.flavour) if target.flavour else None
-    size = bundle.flavour_size(flavour) if flavour else 0
+    size = bundle.flavour_size(*bundle.manifest.flavours_for(target.flavour)) if target.flavour else 0
     return Row(bundle.path.name, target, size, target.effective, reason=target.reason)
 
 
@@ -148,6 +157,7 @@ def _time(
     repeats: int,
     warmup: int,
     threads: int | None,
+    libraries: tuple[str, ...],
 ) -> list[Row]:
     rows = [row for _, row in pairs]
     runs: dict[int, Callable[[], object]] = {}
@@ -156,7 +166,7 @@ def _time(
             if not row.parity.passed:
                 continue
             try:
-                session = stack.enter_context(_session(bundles[index], row, threads))
+                session = stack.enter_context(_session(bundles[index], row, threads, libraries))
                 runs[place] = _runner(session, bundles[index], sizes[index])
                 rows[place] = replace(row, effective=session.effective.summary())
             except EdgeAttnError as error:
@@ -169,11 +179,11 @@ def _time(
     return rows
 
 
-def _session(bundle: Bundle, row: Row, threads: int | None) -> Session:
+def _session(bundle: Bundle, row: Row, threads: int | None, libraries: tuple[str, ...]) -> Session:
     """Loaded without busy-waiting workers, which would steal from the candidates timed in turn."""
     runtime, device = registry.parse_target(row.target)
-    flavour = pick_flavour(bundle, runtime, device)
-    return open_session(bundle, flavour, runtime, LoadOptions(device=device, threads=threads, spin=False))
+    flavours = pick_flavours(bundle, runtime, device)
+    return open_session(bundle, flavours, runtime, target_options(runtime, device, threads, libraries, spin=False))
 
 
 def _runner(session: Session, bundle: Bundle, sizes: Mapping[str, int]) -> Callable[[], object]:
@@ -182,12 +192,13 @@ def _runner(session: Session, bundle: Bundle, sizes: Mapping[str, int]) -> Calla
     return lambda: session.run(feeds)
 
 
-def _with_fresh(row: Row, bundle: Bundle, sizes: Mapping[str, int], threads: int | None) -> Row:
+def _with_fresh(row: Row, bundle: Bundle, sizes: Mapping[str, int], threads: int | None, libraries: tuple[str, ...]) -> Row:
     if row.latency is None:
         return row
-    runtime, _, device = row.target.partition(":")
+    runtime, device = registry.parse_target(row.target)
+    options = target_options(runtime, device, threads, libraries)
     try:
-        return replace(row, fresh=measure_fresh(bundle, runtime, device, row.parity.flavour, threads, sizes))
+        return replace(row, fresh=measure_fresh(bundle, runtime.name, options, row.parity.flavour, sizes))
     except RuntimeRunError as error:
         return replace(row, reason=str(error))
 

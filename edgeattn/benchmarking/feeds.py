@@ -3,12 +3,13 @@ vocabulary, for one)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeattn.buckets import no_bucket, smallest
 from edgeattn.bundle import Bundle
 from edgeattn.errors import UsageError, unknown
 from edgeattn.golden import Golden, read_case
@@ -20,9 +21,11 @@ DEFAULT_SIZES = {"batch": 1, "sequence": 128}
 
 def resolve_sizes(bundle: Bundle, asked: Mapping[str, int] | None) -> dict[str, int]:
     """A size for every dynamic dimension: as asked, else of DEFAULT_SIZES (within the limits), else the largest golden one.
+    Where sizes are fixed: as asked, else of the smallest choice of them that holds what was asked.
 
     Raises:
         UsageError: an unknown dimension, a size below 1 or over the model's limit.
+        FeedError: no fixed sizes hold what was asked.
     """
     manifest = bundle.manifest
     symbols = {dim: None for info in manifest.inputs for dim in info.dims if isinstance(dim, str)}
@@ -32,12 +35,21 @@ def resolve_sizes(bundle: Bundle, asked: Mapping[str, int] | None) -> dict[str, 
         limit = manifest.limits.get(name)
         if size < 1 or (limit is not None and size > limit):
             raise UsageError(f"size {name}={size}: expected a whole number from 1 to {limit or 'any'}")
+    if buckets := [flavour.sizes for flavour in manifest.flavours if flavour.sizes]:
+        return _within(buckets, asked or {}, manifest.pads)
     largest = {name: max((case.sizes.get(name, 1) for case in manifest.golden), default=1) for name in symbols}
     sizes = {}
     for name in symbols:
         default = DEFAULT_SIZES.get(name, largest[name])
         sizes[name] = (asked or {}).get(name, min(default, manifest.limits.get(name, default)))
     return sizes
+
+
+def _within(buckets: list[dict[str, int]], asked: Mapping[str, int], pads: Sequence[str]) -> dict[str, int]:
+    index = smallest(buckets, asked, pads)
+    if index is None:
+        raise no_bucket([bucket for i, bucket in enumerate(buckets) if bucket not in buckets[:i]], asked, pads)
+    return {**buckets[index], **asked}
 
 
 def make_feeds(bundle: Bundle, sizes: Mapping[str, int]) -> dict[str, Array]:

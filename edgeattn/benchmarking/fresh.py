@@ -1,6 +1,6 @@
 """Load time and peak memory, measured in a process of their own: this one has loaded too much to tell.
 
-Run as `python -m edgeattn.benchmarking.fresh BUNDLE RUNTIME DEVICE FLAVOUR THREADS SIZES`; prints one line of JSON.
+Run as `python -m edgeattn.benchmarking.fresh BUNDLE RUNTIME DEVICE FLAVOUR THREADS SIZES LIBRARIES`; prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from edgeattn.bundle import Bundle, open_bundle
 from edgeattn.errors import RuntimeRunError
+from edgeattn.runtimes.base import LoadOptions
 
 _TIMEOUT_S = 600
 
@@ -33,21 +34,21 @@ class Fresh:
     base_rss_mb: float | None
 
 
-def measure_fresh(
-    bundle: Bundle, runtime: str, device: str, flavour: str, threads: int | None, sizes: Mapping[str, int]
-) -> Fresh:
+def measure_fresh(bundle: Bundle, runtime: str, options: LoadOptions, flavour: str, sizes: Mapping[str, int]) -> Fresh:
     """Measure in a fresh interpreter. Raises RuntimeRunError when that process fails."""
-    arguments = [str(bundle.path), runtime, device, flavour, str(threads or 0), json.dumps(dict(sizes))]
+    lists = [json.dumps(dict(sizes)), json.dumps(options.custom_ops)]
+    arguments = [str(bundle.path), runtime, options.device, flavour, str(options.threads or 0), *lists]
     command = [sys.executable, "-m", "edgeattn.benchmarking.fresh", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeRunError(f"measuring {runtime}:{device} in a fresh process failed (exit code {done.returncode}): {last}")
+        target = f"{runtime}:{options.device}"
+        raise RuntimeRunError(f"measuring {target} in a fresh process failed (exit code {done.returncode}): {last}")
     return Fresh(**json.loads(lines[-1]))
 
 
-def _measure(path: str, runtime: str, device: str, flavour: str, threads: int | None, sizes: dict[str, int]) -> Fresh:
+def _measure(path: str, runtime: str, options: LoadOptions, flavour: str, sizes: dict[str, int]) -> Fresh:
     from edgeattn.benchmarking.feeds import make_feeds
     from edgeattn.loading import load
     from edgeattn.runtimes import registry
@@ -56,7 +57,7 @@ def _measure(path: str, runtime: str, device: str, flavour: str, threads: int | 
     base = peak_mb()
     registry.get(runtime).check()
     start = time.perf_counter()
-    with load(path, runtime, device, threads, flavour) as session:
+    with load(path, runtime, options.device, options.threads, flavour, options.custom_ops) as session:
         loaded = time.perf_counter()
         session.run(feeds)
         ran = time.perf_counter()
@@ -74,8 +75,9 @@ def peak_mb() -> float | None:
 
 
 def _main(arguments: list[str]) -> None:
-    path, runtime, device, flavour, threads, sizes = arguments
-    fresh = _measure(path, runtime, device, flavour, int(threads) or None, json.loads(sizes))
+    path, runtime, device, flavour, threads, sizes, libraries = arguments
+    options = LoadOptions(device, int(threads) or None, custom_ops=tuple(json.loads(libraries)))
+    fresh = _measure(path, runtime, options, flavour, json.loads(sizes))
     print(json.dumps({name: getattr(fresh, name) for name in Fresh.__slots__}))
 
 

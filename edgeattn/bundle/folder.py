@@ -12,10 +12,12 @@ from pathlib import Path, PurePosixPath
 from edgeattn import manifest as manifests
 from edgeattn.errors import BundleError
 from edgeattn.manifest import FileEntry, Flavour, Manifest
+from edgeattn.operators import undefined_operators
 
 MANIFEST = "manifest.json"
 ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "edgeattn"})
-"""Operator domains a bundle may use. Anything else would need code that a bundle must not bring."""
+"""Operator domains a bundle may use as they are. An operator of any other one has to be a function in the same file: a native
+kernel for it would be code that a bundle must not bring."""
 _MAX_MANIFEST = 16 << 20
 MAX_FILES = 10_000
 
@@ -38,10 +40,10 @@ class Bundle:
         """Bytes of all files the manifest lists."""
         return sum(entry.size for entry in self.manifest.files.values())
 
-    def flavour_size(self, flavour: Flavour) -> int:
-        """Bytes a device needs to run `flavour`: its graph and the weights that it shares."""
-        weights = self.manifest.files.get(weights_name(flavour.precision))
-        return self.manifest.files[flavour.file].size + (weights.size if weights else 0)
+    def flavour_size(self, *flavours: Flavour) -> int:
+        """Bytes a device needs to run `flavours`: their graphs and the weights that they share."""
+        names = {name: None for flavour in flavours for name in (flavour.file, weights_name(flavour.precision))}
+        return sum(self.manifest.files[name].size for name in names if name in self.manifest.files)
 
 
 def weights_name(precision: str) -> str:
@@ -60,6 +62,7 @@ def open_folder(root: Path, later: Callable[[str], bool] = lambda _name: False) 
         _verify(root, name, entry)
         if not later(name):
             verify_digest(root, name, entry)
+    _check_domains(root, manifest)
     return Bundle(root, manifest)
 
 
@@ -93,9 +96,17 @@ def _check_references(root: Path, manifest: Manifest) -> None:
     for name in used:
         if name not in manifest.files:
             raise BundleError(f"{root}: {MANIFEST} uses {name!r} but does not list its hash; export the model again")
+
+
+def _check_domains(root: Path, manifest: Manifest) -> None:
+    """What a file needs beyond a runtime's own operators, it defines."""
     for flavour in manifest.flavours:
-        if foreign := sorted(set(flavour.domains) - ALLOWED_DOMAINS):
-            raise BundleError(f"{root}: {flavour.file} needs operators of domain {foreign[0]!r}, which bundles may not use")
+        foreign = frozenset(flavour.domains) - ALLOWED_DOMAINS
+        if foreign and (undefined := undefined_operators(root / flavour.file, foreign)):
+            raise BundleError(
+                f"{root}: {flavour.file} needs {undefined[0]}, an operator of domain {undefined[0].domain!r}, which bundles may "
+                "not use unless the file defines it; export the model again"
+            )
 
 
 def _verify(root: Path, name: str, entry: FileEntry) -> None:

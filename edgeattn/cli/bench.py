@@ -15,6 +15,7 @@ from edgeattn.progress import progress
 @options.runtimes
 @options.timing
 @options.threads
+@options.custom_ops
 @options.common
 @click.pass_context
 def command(
@@ -25,6 +26,7 @@ def command(
     repeats: int,
     warmup: int,
     threads: int | None,
+    custom_ops: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Check BUNDLE, then time what passed: latency (interleaved), load time and peak memory (fresh process).
@@ -37,7 +39,16 @@ def command(
     A target that fails parity gets no latency, and the command exits with 1.
     """
     with progress() as say:
-        report = bench(bundle, runtimes or None, sizes or None, repeats=repeats, warmup=warmup, threads=threads, progress=say)
+        report = bench(
+            bundle,
+            runtimes or None,
+            sizes or None,
+            repeats=repeats,
+            warmup=warmup,
+            threads=threads,
+            custom_ops=custom_ops,
+            progress=say,
+        )
     if as_json:
         options.print_json(report.to_dict())
     else:

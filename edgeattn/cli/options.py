@@ -41,6 +41,17 @@ def threads(function: _F) -> _F:
     )(function)
 
 
+def custom_ops(function: _F) -> _F:
+    """`--custom-ops`, repeatable."""
+    return click.option(
+        "--custom-ops",
+        "custom_ops",
+        multiple=True,
+        metavar="FILE",
+        help="Native library with kernels for the model's custom operators, for onnxruntime; repeatable. Its code is run.",
+    )(function)
+
+
 def timing(function: _F) -> _F:
     """`--size`, `--repeats` and `--warmup`."""
     function = click.option("--warmup", type=click.IntRange(min=0), default=5, show_default=True, help="Rounds not counted.")(
@@ -59,13 +70,15 @@ def timing(function: _F) -> _F:
     )(function)
 
 
-def parse_sizes(values: tuple[str, ...]) -> dict[str, int]:
-    """`("batch=8", "sequence=64")` as a dict. Raises UsageError."""
-    sizes = {}
+def parse_sizes(values: tuple[str, ...], option: str = "--size") -> dict[str, int]:
+    """`("batch=8", "sequence=64")` as a dict. Raises UsageError, which names the option."""
+    sizes: dict[str, int] = {}
     for value in values:
-        name, _, number = value.partition("=")
-        if not name or not number.isdigit():
-            raise UsageError(f"--size {value!r}: expected NAME=N with a whole number, such as batch=8")
+        name, _, number = value.strip().partition("=")
+        if not name or not number.isdecimal():
+            raise UsageError(f"{option} {value!r}: expected NAME=N with a whole number, such as batch=8")
+        if name in sizes:
+            raise UsageError(f"{option} gives {name} twice, {sizes[name]} and {number}; give it once")
         sizes[name] = int(number)
     return sizes
 

@@ -1,0 +1,64 @@
+"""Runs that hand outputs on to the next run as inputs, such as a decoder's cache; a runtime may keep them where it wants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+from edgeattn.runtimes.base import Array, Session, validate_feeds
+
+State = TypeVar("State")
+
+
+class Carried(Generic[State]):
+    """A chain of runs. `pairs`: output name -> the input that it is in the next run.
+
+    A step never changes an earlier state, so that a fork is free. Template methods: `_hold` and `_advance`.
+    """
+
+    def __init__(self, session: Session, pairs: Mapping[str, str], start: Mapping[str, Array]) -> None:
+        self.session = session
+        self._pairs = dict(pairs)
+        self._fed = tuple(info for info in session.inputs if info.name not in set(self._pairs.values()))
+        self._given = [info.name for info in session.outputs if info.name not in self._pairs]
+        self._start = dict(start)
+        self._state = self._hold(self._start)
+
+    def step(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once on the inputs that are not carried; returns the outputs that are not. A failure leaves the state as it was.
+
+        Raises:
+            FeedError, RuntimeRunError: as `Session.run`.
+        """
+        outputs, self._state = self._advance(validate_feeds(self._fed, feeds))
+        return outputs
+
+    def reset(self) -> None:
+        """Back to the start."""
+        self._state = self._hold(self._start)
+
+    def fork(self) -> Carried[State]:
+        """Another chain that goes on from here."""
+        other = type(self)(self.session, self._pairs, self._start)
+        other._state = self._state
+        return other
+
+    def _hold(self, values: Mapping[str, Array]) -> State:
+        """The start in the runtime's own form."""
+        raise NotImplementedError
+
+    def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], State]:
+        """Run; the outputs and the new state."""
+        raise NotImplementedError
+
+
+class CarriedArrays(Carried[dict[str, Any]]):
+    """For any runtime: the state is arrays, fed and read back as any other."""
+
+    def _hold(self, values: Mapping[str, Array]) -> dict[str, Any]:
+        return dict(values)
+
+    def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Any]]:
+        results = self.session._run({**feeds, **self._state})
+        state = {target: results[name] for name, target in self._pairs.items()}
+        return {name: results[name] for name in self._given}, state
