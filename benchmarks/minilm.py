@@ -20,7 +20,7 @@ from edgeattn import machine
 from edgeattn.benchmarking.interleave import interleave
 from edgeattn.benchmarking.stats import compare_timings, summarize
 from edgeattn.bundle import open_bundle
-from edgeattn.loading import open_session, pick_flavour
+from edgeattn.loading import open_session, pick_flavours
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import LoadOptions
 
@@ -44,14 +44,14 @@ def our_run(bundle: str, runtime: str, threads: int) -> tuple[Run, str]:
     """The bundle's flavour for a runtime, validated and run as by `edgeattn.load`, without spinning; and what it is."""
     opened = open_bundle(bundle)
     engine, device = registry.parse_target(runtime)
-    flavour = pick_flavour(opened, engine, device)
-    session = open_session(opened, flavour, engine, LoadOptions(device=device, threads=threads, spin=False))
+    flavours = pick_flavours(opened, engine, device)
+    session = open_session(opened, flavours, engine, LoadOptions(device=device, threads=threads, spin=False))
 
     def run(feeds: Feeds) -> list[np.ndarray]:
         found = session.run(feeds)
         return [found[name] for name in peers.OUTPUTS]
 
-    return run, f"{session.effective.summary()}; lowerings: {', '.join(sorted(set(flavour.lowerings.values())))}"
+    return run, f"{session.effective.summary()}; lowerings: {', '.join(sorted(set(flavours[0].lowerings.values())))}"
 
 
 def error_of(found: list[np.ndarray], truth: list[np.ndarray], feeds: Feeds) -> float:

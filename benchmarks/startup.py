@@ -19,7 +19,7 @@ from typing import Any
 from edgeattn import machine
 from edgeattn.benchmarking.stats import compare_timings, summarize
 from edgeattn.bundle import open_bundle
-from edgeattn.loading import pick_flavour
+from edgeattn.loading import pick_flavours
 from edgeattn.runtimes import registry
 
 IMPORTS = {
@@ -89,7 +89,7 @@ def main() -> None:
     if arguments.bundle:
         opened = open_bundle(arguments.bundle)
         runtime, device = registry.parse_target("onnxruntime:cpu")
-        file = opened.file(pick_flavour(opened, runtime, device).file)
+        file = opened.file(pick_flavours(opened, runtime, device)[0].file)
         setup = "import numpy, os, onnxruntime, edgeattn, edgeattn.bundle, edgeattn.loading, edgeattn.runtimes.onnxruntime\n"
         setup += f"bundle, file, threads, nowhere = {arguments.bundle!r}, {str(file)!r}, {arguments.threads}, os.devnull"
         report["loads"] = measure(f"loading {file.name}", LOADS, arguments.repeats, setup)

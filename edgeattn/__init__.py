@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgeattn.checking import check as check
     from edgeattn.comparing import compare as compare
     from edgeattn.errors import EdgeAttnError as EdgeAttnError
+    from edgeattn.exporters.estimate import estimate as estimate
     from edgeattn.exporters.export import export as export
     from edgeattn.loading import load as load
     from edgeattn.runtimes.base import Session as Session
@@ -38,6 +39,7 @@ _HOMES = {
     "check": "edgeattn.checking",
     "compare": "edgeattn.comparing",
     "EdgeAttnError": "edgeattn.errors",
+    "estimate": "edgeattn.exporters.estimate",
     "export": "edgeattn.exporters.export",
     "load": "edgeattn.loading",
     "Session": "edgeattn.runtimes.base",

@@ -7,18 +7,37 @@ import json
 import sys
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
 from edgeattn import spec as specs
 from edgeattn.errors import BundleError, SpecError
+from edgeattn.modalities import Preprocessing
 from edgeattn.spec import AttentionSpec
 
 FORMAT = 1
 """Version of the bundle format. A reader refuses any other."""
 
+_WHERE_SET = {"where set": True}
+"""Metadata of a field that is written only where it says something."""
+
 _T = TypeVar("_T")
+
+
+PAST = "past"
+"""The dimension of a cache that counts the positions in it: the one dimension that may be 0."""
+
+
+def past_names(layers: int) -> list[str]:
+    """The cache as inputs: the keys and the values of each layer, (B, K, P, D)."""
+    return [f"past_key_values.{i}.{kind}" for i in range(layers) for kind in ("key", "value")]
+
+
+def present_names(layers: int) -> list[str]:
+    """The cache as outputs, in the same order, (B, K, P + S, D)."""
+    return [f"present.{i}.{kind}" for i in range(layers) for kind in ("key", "value")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +85,8 @@ class Flavour:
 
     `target` is the runtime and device it was made and proven for (`onnxruntime:cpu`), or `portable` / `canonical`.
     `domains` are the operator domains used with their opset versions. `lowerings` maps a site's name to its lowering.
+    `sizes` are the literal sizes of the dynamic dimensions it was written for; empty where it takes any. A target whose
+    sizes are fixed may have several flavours, one for each choice of them.
     """
 
     target: str
@@ -77,6 +98,12 @@ class Flavour:
     parity: ParityResult | None = None
     environment: dict[str, str] = field(default_factory=dict)
     probes: tuple[str, ...] = ()
+    sizes: dict[str, int] = field(default_factory=dict, metadata=_WHERE_SET)
+
+    @property
+    def label(self) -> str:
+        """`onnxruntime:cpu`, followed by the sizes where they are fixed."""
+        return f"{self.target} {describe_sizes(self.sizes)}" if self.sizes else self.target
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +128,8 @@ class Probe:
     spec: AttentionSpec
     square: bool = False
     """True for a form that takes S == T only, and is probed with such sizes only."""
+    size: tuple[int, ...] = field(default=(), metadata=_WHERE_SET)
+    """(B, S, T) where the form is written for these alone; empty where it takes any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +162,23 @@ class Manifest:
     """How to make feeds from text; empty where the model takes no text."""
     provenance: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    pads: tuple[str, ...] = field(default=(), metadata=_WHERE_SET)
+    """Dynamic dimensions in which feeds may be padded up to the fixed sizes of a flavour."""
+    preprocessing: Preprocessing | None = field(default=None, metadata=_WHERE_SET)
+    """How to make feeds from images and sounds (see `edgeattn.preprocess`); None where the model takes neither."""
 
     def flavour(self, target: str) -> Flavour | None:
-        """The flavour made for `target`, if there is one."""
-        return next((f for f in self.flavours if f.target == target), None)
+        """The flavour made for `target`, the first of them where its sizes are fixed, if there is one."""
+        return next(iter(self.flavours_for(target)), None)
+
+    def flavours_for(self, target: str) -> tuple[Flavour, ...]:
+        """The flavours made for `target`: one, or one for each choice of fixed sizes."""
+        return tuple(f for f in self.flavours if f.target == target)
+
+
+def describe_sizes(sizes: Mapping[str, int]) -> str:
+    """`batch=1,sequence=128`, as `edgeattn export --static-shapes` takes it."""
+    return ",".join(f"{name}={size}" for name, size in sizes.items())
 
 
 def dumps(manifest: Manifest) -> str:
@@ -168,7 +210,8 @@ def _encode(value: Any) -> Any:
     if isinstance(value, AttentionSpec):
         return specs.to_dict(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        written = (f for f in dataclasses.fields(value) if f.metadata != _WHERE_SET or getattr(value, f.name))
+        return {f.name: _encode(getattr(value, f.name)) for f in written}
     if isinstance(value, tuple | list):
         return [_encode(item) for item in value]
     if isinstance(value, dict):

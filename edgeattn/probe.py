@@ -38,6 +38,8 @@ FAR = 1e4
 """How far the scores of hidden keys lie above the visible ones in the adversarial cases."""
 _LONGEST = 2048
 """A layout may describe more positions; the truth holds all scores in float64."""
+MAX_BATCH, MAX_LENGTH = 2, 1024
+"""Largest sizes of a probe whose form is written for fixed ones."""
 _SATURATED = 30.0
 """tanh of it is 1 in every float type."""
 _SPREAD = 1.5

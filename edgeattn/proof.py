@@ -11,7 +11,7 @@ from edgeattn import notes
 from edgeattn.bundle import Bundle
 from edgeattn.errors import BundleError, GateError
 from edgeattn.manifest import Flavour, Probe
-from edgeattn.probe import CROSS, GRID, environment, run_probe
+from edgeattn.probe import CROSS, GRID, MAX_BATCH, MAX_LENGTH, Size, environment, run_probe
 from edgeattn.runtimes.base import Runtime
 
 
@@ -37,13 +37,24 @@ def require_proof(bundle: Bundle, flavour: Flavour, runtime: Runtime, device: st
 
 
 def _prove(bundle: Bundle, flavour: Flavour, probe: Probe, runtime: Runtime, device: str) -> None:
-    result = run_probe(runtime, device, bundle.file(probe.file), probe.spec, square=probe.square)
+    sizes = [_size(bundle, probe)] if probe.size else None
+    result = run_probe(runtime, device, bundle.file(probe.file), probe.spec, sizes, square=probe.square)
     if not result.passed:
         raise GateError(
             f"lowering {probe.lowering!r} ({probe.spec.summary()}) of flavour {flavour.target} does not compute attention "
             f"rightly with {runtime.name} {runtime.check().version} on {device} here: {result.reason}. "
             "Export the model on this machine, or load another flavour (`edgeattn inspect` lists them)"
         )
+
+
+def _size(bundle: Bundle, probe: Probe) -> Size:
+    batch, queries, keys = probe.size if len(probe.size) == 3 else (0, 0, 0)
+    if not (0 < batch <= MAX_BATCH and 0 < queries <= MAX_LENGTH and 0 < keys <= MAX_LENGTH):
+        raise BundleError(
+            f"{bundle.path}: probe {probe.file!r} has the size {list(probe.size)}, expected batch, queries and keys of at most "
+            f"{MAX_BATCH}, {MAX_LENGTH} and {MAX_LENGTH}; export the model again"
+        )
+    return batch, queries, keys
 
 
 def _find(bundle: Bundle, name: str) -> Probe:

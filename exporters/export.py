@@ -23,6 +23,7 @@ from edgeattn.exporters.report import ExportReport
 from edgeattn.exporters.sources.base import Source
 from edgeattn.exporters.sources.module import DynamicAxes, from_module
 from edgeattn.exporters.sources.resolve import resolve
+from edgeattn.exporters.static_shapes import Bucket, Shapes, check_shapes, exact_cases
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import Runtime
 
@@ -35,6 +36,8 @@ def export(
     runtimes: Sequence[str] = ("onnxruntime:cpu",),
     dynamic: DynamicAxes | None = None,
     lowering: str | None = None,
+    static_shapes: Shapes = (),
+    cache: bool | None = None,
     force: bool = False,
     keep_failed: bool = False,
     progress: Progress | None = None,
@@ -48,6 +51,10 @@ def export(
         runtimes: targets `name:device`; each gets a flavour of its own, beside the portable and the canonical one.
         dynamic: for a live module, input name -> {axis: symbol}.
         lowering: force one lowering at every site.
+        static_shapes: fixed sizes, each a size for every dynamic dimension, for targets that take no dynamic ones: a flavour is
+            written for each of them, with literal dimensions throughout. Without any, flavours take every size.
+        cache: whether a causal language model gets its key/value cache as inputs and outputs, for generation; by default where
+            the source is made for it (a GGUF file, a zoo name).
         force: replace an existing bundle.
         keep_failed: write the bundle although a gate failed, with the failure recorded, so that it can be looked into.
 
@@ -64,16 +71,17 @@ def export(
         get(lowering)
     with ExitStack() as stack:
         if isinstance(model, torch.nn.Module):
-            stack.enter_context(_modes_kept(model))
+            stack.enter_context(modes_kept(model))
         say("loading the model")
-        source = _source(model, inputs, dynamic)
-        say("running PyTorch, the reference")
-        cases = run_reference(source)
+        source = as_source(model, inputs, dynamic, cache)
+        shapes = check_shapes(static_shapes, source.dimensions) if static_shapes else []
+        say(f"running {source.reference}, the reference")
+        buckets = exact_cases(source, shapes) if shapes else [Bucket({}, run_reference(source))]
         say("capturing the graph")
-        canonical = capture(source, list(cases[0].outputs))
+        canonical = capture(source, list(buckets[0].cases[0].outputs))
         work = stack.enter_context(writing(out, force))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        job = Job(source, canonical, cases, targets, lowering, work, Prover(scratch), say)
+        job = Job(source, canonical, buckets, targets, lowering, work, Prover(scratch), say)
         rows, manifest = job.write()
         report = ExportReport(
             source=source.name,
@@ -83,6 +91,7 @@ def export(
             flavours=tuple(rows),
             size=sum(entry.size for entry in manifest.files.values()),
             seconds=time.perf_counter() - started,
+            refused=manifest.preprocessing.refused if manifest.preprocessing else {},
         )
         if not report.passed and not keep_failed:
             raise ExportFailedError(replace(report, output=None))
@@ -94,7 +103,7 @@ class ExportFailedError(GateError):
 
     def __init__(self, report: ExportReport) -> None:
         failed = [row for row in report.flavours if row.failure]
-        lines = [f"{row.flavour.target}: {row.failure}" for row in failed]
+        lines = [f"{row.flavour.label}: {row.failure}" for row in failed]
         super().__init__(
             "not the same model as in PyTorch; nothing was written (--keep-failed keeps it to look into):\n  "
             + "\n  ".join(lines)
@@ -114,18 +123,26 @@ def _targets(names: Sequence[str]) -> list[tuple[Runtime, str]]:
     return targets
 
 
-def _source(model: str | torch.nn.Module, inputs: Mapping[str, torch.Tensor] | None, dynamic: DynamicAxes | None) -> Source:
+def as_source(
+    model: str | torch.nn.Module,
+    inputs: Mapping[str, torch.Tensor] | None,
+    dynamic: DynamicAxes | None,
+    cache: bool | None = None,
+) -> Source:
+    """What `export` was given. Raises UsageError where the arguments do not go together."""
     if isinstance(model, str):
         if inputs is not None or dynamic is not None:
             raise UsageError(f"{model!r} brings its own inputs and dynamic axes; pass them only with a live module")
-        return resolve(model)
+        return resolve(model, cache)
     if inputs is None:
         raise UsageError("a live module needs example inputs: export(module, {'x': tensor}, output=...)")
+    if cache:
+        raise UsageError("a live module is exported as it is called; a cache is for sources given by name")
     return from_module(model, inputs, dynamic)
 
 
 @contextmanager
-def _modes_kept(module: torch.nn.Module) -> Iterator[None]:
+def modes_kept(module: torch.nn.Module) -> Iterator[None]:
     """A live module is exported in eval mode and handed back as it was, each part in the mode it had."""
     modes = {part: part.training for part in module.modules()}
     try:

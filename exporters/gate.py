@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeattn.buckets import cut
 from edgeattn.errors import RuntimeRunError
 from edgeattn.exporters.reference_run import ReferenceCase
 from edgeattn.manifest import OutputInfo, ParityResult, TensorInfo
 from edgeattn.parity import Comparison, compare_outputs, valid_positions, worst
 from edgeattn.runtimes.base import LoadOptions, Runtime
 
+GOLDEN_BYTES = 16 << 20
+"""Inputs that a bundle keeps of one choice of fixed sizes, or of a dynamic model."""
 SMALL = 512
 """Elements per dynamic input up to which the slow reference runtime takes part."""
 
@@ -34,14 +37,14 @@ def run_gate(
     padding: TensorInfo | None,
     progress: Callable[[str], None],
 ) -> Verdict:
-    """Run every case. A runtime that refuses or fails to run the model has failed; the reason says so."""
+    """Run every case; inputs may be padded beyond the case's sizes. A runtime that refuses or fails to run the model has failed; the reason says so."""
     results: list[tuple[Comparison, ...]] = []
     try:
         with runtime.load(path, LoadOptions(device=device)) as session:
             for case in cases:
                 progress(f"{runtime.name}:{device} {case.name}")
-                got = session.run(case.inputs)
-                mask = case.inputs.get(padding.name) if padding else None
+                got = cut(session.run(case.inputs), outputs, case.sizes)
+                mask = cut(case.inputs, [padding], case.sizes)[padding.name] if padding else None
                 valid = {info.name: valid_positions(info, padding, mask) for info in outputs}
                 results.append(compare_outputs(got, case.outputs, outputs, valid))
     except RuntimeRunError as error:
@@ -51,6 +54,16 @@ def run_gate(
         return Verdict(worst(results))
     case, row = min(failed, key=lambda pair: elements(pair[0]))
     return Verdict(worst(results), f"{row.output} at {case.name}: {row.reason}", case)
+
+
+def golden_cases(cases: Sequence[ReferenceCase]) -> list[ReferenceCase]:
+    """Those that a bundle keeps: all while their inputs are small; of images and sounds the smallest, two at the least."""
+    sizes = [sum(array.nbytes for array in case.inputs.values()) for case in cases]
+    ranked = sorted(range(len(cases)), key=lambda index: sizes[index])
+    kept = [
+        index for place, index in enumerate(ranked) if place < 2 or sum(sizes[i] for i in ranked[: place + 1]) <= GOLDEN_BYTES
+    ]
+    return [cases[index] for index in sorted(kept)]
 
 
 def small_cases(cases: Sequence[ReferenceCase]) -> list[ReferenceCase]:

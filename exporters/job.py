@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -14,18 +15,21 @@ import edgeattn
 from edgeattn.bundle import seal, weights_name
 from edgeattn.errors import CaptureError
 from edgeattn.exporters.choose import Choice, choose, choose_portable
-from edgeattn.exporters.gate import run_gate, small_cases
+from edgeattn.exporters.gate import golden_cases, run_gate, small_cases
 from edgeattn.exporters.locating import Run, first_difference
 from edgeattn.exporters.lower import lower
+from edgeattn.exporters.lowerings.base import Core
 from edgeattn.exporters.lowerings.registry import get
+from edgeattn.exporters.passes.fixed_sizes import check_fixed, fix_sizes, fold_sizes
 from edgeattn.exporters.passes.unraised import unraised
-from edgeattn.exporters.probing import Prover, square_only
+from edgeattn.exporters.probing import Prover, probe_size, square_only
 from edgeattn.exporters.reference_run import ReferenceCase
 from edgeattn.exporters.report import FlavourReport
-from edgeattn.exporters.sites import GraphSite, find_sites
+from edgeattn.exporters.sites import find_sites
 from edgeattn.exporters.sources.base import Source
+from edgeattn.exporters.static_shapes import Bucket, add_smaller_cases
 from edgeattn.golden import write_case
-from edgeattn.manifest import Flavour, GoldenCase, Manifest, OutputInfo, Probe, TensorInfo
+from edgeattn.manifest import Flavour, GoldenCase, Manifest, OutputInfo, Probe, TensorInfo, describe_sizes
 from edgeattn.probe import environment
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import Runtime
@@ -39,12 +43,22 @@ _INLINE = 1024
 
 
 @dataclass(frozen=True, slots=True)
+class _Form:
+    """The canonical model at one choice of sizes, its attention cores by site, and the cases its flavours are held to."""
+
+    sizes: dict[str, int]
+    model: ir.Model
+    cores: dict[str, Core]
+    cases: list[ReferenceCase]
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One export on its way: everything known before the first file is written."""
 
     source: Source
     canonical: ir.Model
-    cases: list[ReferenceCase]
+    buckets: list[Bucket]
     targets: list[tuple[Runtime, str]]
     forced: str | None
     work: Path
@@ -56,10 +70,13 @@ class Job:
         sites = find_sites(self.canonical)
         missed = unraised(self.canonical)
         ir.external_data.unload_from_model(self.canonical, self.work, weights_name(PRECISION), size_threshold_bytes=_INLINE)
-        rows = [self._target(runtime, device, sites) for runtime, device in self.targets]
-        rows += [self._portable(sites), self._canonical()]
-        rows = [self._located(row, rows) for row in rows]
-        probes = self._probes(sites, rows)
+        pads = self._pads()
+        rows: list[FlavourReport] = []
+        probes: dict[str, Probe] = {}
+        for bucket in self.buckets:
+            rows += self._flavours(self._form(bucket), probes)
+        order = list(dict.fromkeys(row.flavour.target for row in rows))
+        rows.sort(key=lambda row: order.index(row.flavour.target))
         manifest = Manifest(
             edgeattn=edgeattn.__version__,
             source={"kind": self.source.kind, "name": self.source.name, "torch": torch.__version__},
@@ -69,39 +86,64 @@ class Job:
             unraised=tuple(missed),
             flavours=tuple(row.flavour for row in rows),
             golden=self._golden(),
-            probes=probes,
+            probes=tuple(probes.values()),
             files={},
             padding=self.source.padding,
             limits=self._limits(),
-            tokenizer=self.source.tokenizer,
+            tokenizer=self._tokenizer(),
             preprocessing=self.source.preprocessing,
             provenance=self.source.provenance,
+            pads=pads,
         )
-        for name, path in self.source.files.items():
+        for name, file in self.source.files.items():
             (self.work / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, self.work / name)
+            (self.work / name).write_bytes(file if isinstance(file, bytes) else file.read_bytes())
         return rows, seal(self.work, manifest)
 
-    def _target(self, runtime: Runtime, device: str, sites: list[GraphSite]) -> FlavourReport:
-        self.say(f"choosing lowerings for {runtime.name}:{device}")
-        limits = self._limits()
-        choices = {site.name: choose(site.core(limits), runtime, device, self.prover, self.forced) for site in sites}
-        lowerings = {name: choice.lowering for name, choice in choices.items()}
-        model = lower(self.canonical, lowerings, limits, functions=runtime.functions)
-        return self._flavour(f"{runtime.name}:{device}", model, choices, runtime, device, self.cases)
+    def _form(self, bucket: Bucket) -> _Form:
+        """The model as captured, or a copy of it with literal sizes."""
+        limits, sizes = self._limits(), self._named(bucket.sizes)
+        model = fix_sizes(self.canonical, sizes) if sizes else self.canonical
+        cores = {site.name: site.fixed_core(limits) if sizes else site.core(limits) for site in find_sites(model)}
+        cases = bucket.padded(self._inputs(), self._padding()) if sizes else bucket.cases
+        return _Form(sizes, model, cores, cases)
 
-    def _portable(self, sites: list[GraphSite]) -> FlavourReport:
+    def _named(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Without those that the graph computes from others."""
+        symbols = {dim for info in self._inputs() for dim in info.dims}
+        return {name: size for name, size in sizes.items() if name in self.source.dimensions or name in symbols}
+
+    def _flavours(self, form: _Form, probes: dict[str, Probe]) -> list[FlavourReport]:
+        """One for each target, the portable and the canonical one, proven; adds the probes of what they use to `probes`."""
+        rows = [self._target(runtime, device, form) for runtime, device in self.targets]
+        rows += [self._portable(form), self._canonical(form)]
+        rows = [self._located(row, rows) for row in rows]
+        return [self._with_probes(row, form.cores, probes) for row in rows]
+
+    def _target(self, runtime: Runtime, device: str, form: _Form) -> FlavourReport:
+        self.say(" ".join([f"choosing lowerings for {runtime.name}:{device}", describe_sizes(form.sizes)]).rstrip())
+        choices = {name: choose(core, runtime, device, self.prover, self.forced) for name, core in form.cores.items()}
+        model = self._lowered(form, choices, functions=runtime.functions)
+        return self._flavour(f"{runtime.name}:{device}", model, choices, runtime, device, form.sizes, form.cases)
+
+    def _portable(self, form: _Form) -> FlavourReport:
         """Standard operators of opset 18 only: for any runtime, here gated on the first target's."""
-        limits = self._limits()
-        choices = {site.name: choose_portable(site.core(limits), self.targets, self.prover) for site in sites}
-        model = lower(self.canonical, {name: choice.lowering for name, choice in choices.items()}, limits)
+        choices = {name: choose_portable(core, self.targets, self.prover) for name, core in form.cores.items()}
         runtime, device = self.targets[0]
-        return self._flavour(PORTABLE, model, choices, runtime, device, self.cases)
+        return self._flavour(PORTABLE, self._lowered(form, choices), choices, runtime, device, form.sizes, form.cases)
 
-    def _canonical(self) -> FlavourReport:
+    def _canonical(self, form: _Form) -> FlavourReport:
         """One node per core, its body a function; gated on the reference runtime at the sizes numpy can manage."""
         runtime = registry.get("reference")
-        return self._flavour(CANONICAL, self.canonical, {}, runtime, "cpu", small_cases(self.cases))
+        return self._flavour(CANONICAL, form.model, {}, runtime, "cpu", form.sizes, small_cases(form.cases))
+
+    def _lowered(self, form: _Form, choices: Mapping[str, Choice], functions: bool = False) -> ir.Model:
+        lowerings = {name: choice.lowering for name, choice in choices.items()}
+        model = lower(form.model, lowerings, self._limits(), functions=functions)
+        if form.sizes:
+            fold_sizes(model)
+            check_fixed(model)
+        return model
 
     def _flavour(
         self,
@@ -110,9 +152,10 @@ class Job:
         choices: Mapping[str, Choice],
         runtime: Runtime,
         device: str,
+        sizes: dict[str, int],
         cases: list[ReferenceCase],
     ) -> FlavourReport:
-        file = f"{target.replace(':', '-')}.onnx"
+        file = "-".join([target.replace(":", "-"), *(f"{name}{size}" for name, size in sizes.items())]) + ".onnx"
         ir.save(model, self.work / file)
         verdict = run_gate(
             self.work / file,
@@ -132,6 +175,7 @@ class Job:
             reasons={name: choice.reason for name, choice in choices.items()},
             parity=verdict.parity,
             environment={"runtime": runtime.name, "device": device, **environment(runtime, device)},
+            sizes=sizes,
         )
         weights = self.work / weights_name(PRECISION)
         size = (self.work / file).stat().st_size + (weights.stat().st_size if weights.exists() else 0)
@@ -150,24 +194,39 @@ class Job:
         environment = row.flavour.environment
         return Run(self.work / row.flavour.file, registry.get(environment["runtime"]), environment["device"])
 
-    def _probes(self, sites: list[GraphSite], rows: list[FlavourReport]) -> tuple[Probe, ...]:
-        """A probe per form used, so that another device can prove it again."""
-        probes: dict[str, Probe] = {}
-        cores = {site.name: site.core(self._limits()) for site in sites}
-        for i, row in enumerate(rows):
-            files = []
-            for name, lowering in row.flavour.lowerings.items():
-                path = self.prover.model(get(lowering), cores[name])
-                file = f"probes/{path.name}"
-                files.append(file)
-                probes.setdefault(file, Probe(file, lowering, cores[name].spec, square_only(get(lowering), cores[name])))
-                (self.work / "probes").mkdir(exist_ok=True)
-                shutil.copyfile(path, self.work / file)
-            rows[i] = replace(row, flavour=replace(row.flavour, probes=tuple(sorted(set(files)))))
-        return tuple(probes.values())
+    def _with_probes(self, row: FlavourReport, cores: Mapping[str, Core], probes: dict[str, Probe]) -> FlavourReport:
+        """With a probe per form used, so that another device can prove it again."""
+        files = []
+        for name, lowering in row.flavour.lowerings.items():
+            core, form = cores[name], get(lowering)
+            path = self.prover.model(form, core)
+            file = f"probes/{path.name}"
+            files.append(file)
+            probes.setdefault(file, Probe(file, lowering, core.spec, square_only(form, core), probe_size(core) or ()))
+            (self.work / "probes").mkdir(exist_ok=True)
+            shutil.copyfile(path, self.work / file)
+        return replace(row, flavour=replace(row.flavour, probes=tuple(sorted(set(files)))))
+
+    def _pads(self) -> tuple[str, ...]:
+        """The dimensions in which feeds may be padded up to fixed sizes; adds the cases that prove it."""
+        if not any(bucket.sizes for bucket in self.buckets):
+            return ()
+        pads, reason = add_smaller_cases(self.source, self.buckets, self._inputs(), self._outputs())
+        if reason:
+            self.say(f"feeds must have exactly the sizes of a bucket: {reason}")
+        return pads
 
     def _golden(self) -> tuple[GoldenCase, ...]:
-        return tuple(write_case(self.work, case.name, case.sizes, case.inputs, case.outputs) for case in self.cases)
+        cases = [case for bucket in self.buckets for case in golden_cases(bucket.cases)]
+        return tuple(write_case(self.work, case.name, case.sizes, case.inputs, case.outputs) for case in cases)
+
+    def _tokenizer(self) -> dict[str, Any]:
+        """The tokenizer's settings; text is cut where the longest fixed size ends."""
+        settings, padding = self.source.tokenizer, self._padding()
+        longest = max((bucket.sizes.get(str(padding.dims[-1]), 0) for bucket in self.buckets), default=0) if padding else 0
+        if not settings.get("max_length") or not longest:
+            return settings
+        return {**settings, "max_length": min(settings["max_length"], longest)}
 
     def _limits(self) -> dict[str, int]:
         return {d.name: d.limit for d in self.source.dimensions.values() if d.limit is not None}

@@ -10,9 +10,10 @@ from edgeattn.exporters.canonical import OPSET, canonical_node
 from edgeattn.exporters.graph import IR_VERSION
 from edgeattn.exporters.lower import lower
 from edgeattn.exporters.lowerings.base import Core, Lowering
+from edgeattn.exporters.passes.fixed_sizes import fold_sizes
 from edgeattn.exporters.sites import DOMAIN
 from edgeattn.patterns import Pattern, always_sees
-from edgeattn.probe import ProbeResult, run_probe
+from edgeattn.probe import MAX_BATCH, MAX_LENGTH, ProbeResult, run_probe
 from edgeattn.runtimes.base import Runtime
 from edgeattn.spec import function_name
 
@@ -30,8 +31,14 @@ class Prover:
         """Whether `runtime` computes `core` rightly in this form."""
         key = (runtime.name, device, lowering.name, core)
         if key not in self._results:
+            size = probe_size(core)
             self._results[key] = run_probe(
-                runtime, device, self.model(lowering, core), core.spec, square=square_only(lowering, core)
+                runtime,
+                device,
+                self.model(lowering, core),
+                core.spec,
+                sizes=[size] if size else None,
+                square=square_only(lowering, core),
             )
         return self._results[key]
 
@@ -46,6 +53,8 @@ class Prover:
     def model(self, lowering: Lowering, core: Core) -> Path:
         """The probe's model file, written on first use."""
         suffix = "-square" if square_only(lowering, core) else ""
+        size = probe_size(core)
+        suffix += "-" + "x".join(map(str, size)) if size else ""
         broadcast = "".join(f"-{name}{_tag(dims)}" for name, dims in (("m", core.mask_dims), ("b", core.bias_dims)) if dims)
         path = self.folder / f"{lowering.name}-{function_name(core.spec)}{broadcast}{suffix}.onnx"
         if not path.exists():
@@ -60,33 +69,45 @@ def square_only(lowering: Lowering, core: Core) -> bool:
     return core.square and (leans or lowering.accepts(_free(core)) is not None)
 
 
+def probe_size(core: Core) -> tuple[int, int, int] | None:
+    """(B, S, T) of the probe of a core whose sizes are fixed: the same, as far as the formula can be computed soon."""
+    if core.size is None:
+        return None
+    batch, queries, keys = core.size
+    return min(batch, MAX_BATCH), min(queries, MAX_LENGTH), min(keys, MAX_LENGTH)
+
+
 def probe_model(lowering: Lowering, core: Core) -> ir.Model:
     """A model of inputs q, k, v and, as the spec says, mask and bias, with the core written by `lowering`."""
     spec = core.spec
-    keys = "queries" if square_only(lowering, core) else "keys"
-    rows: list[int | str] = ["batch", keys]
+    size = probe_size(core)
+    batch, queries, keys = size or ("batch", "queries", "queries" if square_only(lowering, core) else "keys")
+    rows: list[int | str] = [batch, keys]
     dims: dict[str, list[int | str]] = {
-        "q": ["batch", spec.q_heads, "queries", spec.head_dim],
-        "k": ["batch", spec.kv_heads, keys, spec.head_dim],
-        "v": ["batch", spec.kv_heads, keys, spec.value_head_dim],
-        "mask": _placed(core.mask_dims, keys) if spec.mask == "dense" else rows,
-        "bias": _placed(core.bias_dims, keys),
+        "q": [batch, spec.q_heads, queries, spec.head_dim],
+        "k": [batch, spec.kv_heads, keys, spec.head_dim],
+        "v": [batch, spec.kv_heads, keys, spec.value_head_dim],
+        "mask": _placed(core.mask_dims, (batch, 1, queries, keys)) if spec.mask == "dense" else rows,
+        "bias": _placed(core.bias_dims, (batch, 1, queries, keys)),
         "sink": [spec.q_heads],
         "score_weight": [spec.q_heads, spec.head_dim],
-        "prefix": ["batch"],
+        "prefix": [batch],
     }
     whole = {"prefix", "mask"} if spec.mask == "document" else {"prefix"}
     kinds = dict.fromkeys(dims, ir.DataType.FLOAT) | {"mask": ir.DataType.BOOL} | dict.fromkeys(whole, ir.DataType.INT64)
     inputs = [ir.val(name, kinds[name], ir.Shape(dims[name])) for name in spec.input_names]
     node = canonical_node(spec, inputs, name=SITE)
     shapes: list[list[int | str]] = [
-        ["batch", spec.q_heads, "queries", spec.value_head_dim],
-        ["batch", spec.q_heads, "queries"],
+        [batch, spec.q_heads, queries, spec.value_head_dim],
+        [batch, spec.q_heads, queries],
     ]
     for output, name, shape in zip(node.outputs, spec.output_names, shapes, strict=False):
         output.name, output.type, output.shape = name, ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
     graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports={"": OPSET, DOMAIN: 1}, name="probe")
-    return lower(ir.Model(graph, ir_version=IR_VERSION), {SITE: lowering}, {})
+    model = lower(ir.Model(graph, ir_version=IR_VERSION), {SITE: lowering}, {})
+    if size:
+        fold_sizes(model)
+    return model
 
 
 def _tag(dims: tuple[int | None, ...]) -> str:
@@ -94,9 +115,8 @@ def _tag(dims: tuple[int | None, ...]) -> str:
     return "x".join("n" if size is None else str(size) for size in dims)
 
 
-def _placed(dims: tuple[int | None, ...], keys: str) -> list[int | str]:
+def _placed(dims: tuple[int | None, ...], names: tuple[int | str, ...]) -> list[int | str]:
     """Dims of a mask or bias as the site has them; by default the same for all heads."""
-    names: tuple[int | str, ...] = ("batch", 1, "queries", keys)
     if not dims:
         return list(names)
     return [name if size is None else size for size, name in zip(dims, names[-len(dims) :], strict=True)]

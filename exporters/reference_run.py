@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,15 +42,19 @@ def run_reference(source: Source) -> list[ReferenceCase]:
     cases = []
     for number, sizes in enumerate(size_grid(source.dimensions)):
         inputs = source.sample(sizes, torch.Generator().manual_seed(1000 + number))
-        given = _arrays(inputs)  # copied first, since a model may write into its inputs
-        outputs = _run(source, inputs, sizes)
-        cases.append(ReferenceCase(case_name(sizes, number), sizes, given, outputs))
-    _check_repeatable(source, _middle(cases))
+        cases.append(run_case(source, case_name(sizes, number), sizes, inputs))
+    check_repeatable(source, cases)
     return cases
 
 
+def run_case(source: Source, name: str, sizes: dict[str, int], inputs: Mapping[str, torch.Tensor]) -> ReferenceCase:
+    """Run the untouched module on `inputs`. Raises as `run_reference`."""
+    given = _arrays(inputs)  # copied first, since a model may write into its inputs
+    return ReferenceCase(name, sizes, given, _run(source, inputs, sizes))
+
+
 def size_grid(dimensions: Mapping[str, Dimension]) -> list[dict[str, int]]:
-    """The sizes to try: every batch with every length; further dimensions take the lengths in turn.
+    """The sizes to try: every batch with every length; further dimensions take theirs in turn, shifted by one.
 
     A model without dynamic dimensions is tried with several draws of its only size.
     """
@@ -58,11 +62,11 @@ def size_grid(dimensions: Mapping[str, Dimension]) -> list[dict[str, int]]:
         return [{} for _ in range(_FIXED_CASES)]
     batches = [d for d in dimensions.values() if d.batch]
     lengths = [d for d in dimensions.values() if not d.batch]
-    rows = itertools.product(BATCHES if batches else (1,), LENGTHS if lengths else (1,))
+    rows = itertools.product(range(len(BATCHES) if batches else 1), range(len(LENGTHS) if lengths else 1))
     grid = [
         {
-            **{d.name: d.bounded(batch) for d in batches},
-            **{d.name: d.bounded(_turned(length, i)) for i, d in enumerate(lengths)},
+            **{d.name: d.bounded(_turned(BATCHES, batch + i)) for i, d in enumerate(batches)},
+            **{d.name: d.bounded(_turned(d.tried or LENGTHS, length + i)) for i, d in enumerate(lengths)},
         }
         for batch, length in rows
     ]
@@ -74,9 +78,9 @@ def case_name(sizes: Mapping[str, int], number: int) -> str:
     return "-".join(f"{name}{size}" for name, size in sizes.items()) or f"case{number}"
 
 
-def _turned(length: int, turn: int) -> int:
-    """The length a further dimension takes, so that two dimensions are not always equal."""
-    return LENGTHS[(LENGTHS.index(length) + turn) % len(LENGTHS)]
+def _turned(sizes: Sequence[int], turn: int) -> int:
+    """The size at this turn, so that two dimensions are not always equal."""
+    return sizes[turn % len(sizes)]
 
 
 def _run(source: Source, inputs: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Arrays:
@@ -88,7 +92,7 @@ def _run(source: Source, inputs: Mapping[str, torch.Tensor], sizes: Mapping[str,
         raise
     except Exception as error:
         raise SourceError(
-            f"{source.name}: the model itself fails in PyTorch at {where}: {type(error).__name__}: {error}; "
+            f"{source.name}: the model itself fails in {source.reference} at {where}: {type(error).__name__}: {error}; "
             "if that size is not meant to work, declare the axis as torch.export.Dim(name, min=..., max=...), or leave it static"
         ) from error
     return _arrays(result)
@@ -103,7 +107,9 @@ def _middle(cases: list[ReferenceCase]) -> ReferenceCase:
     return sorted(cases, key=lambda case: sum(array.size for array in case.inputs.values()))[len(cases) // 2]
 
 
-def _check_repeatable(source: Source, case: ReferenceCase) -> None:
+def check_repeatable(source: Source, cases: list[ReferenceCase]) -> None:
+    """Raise SourceError for a model that gives other results when run twice."""
+    case = _middle(cases)
     again = _run(source, {name: torch.from_numpy(array.copy()) for name, array in case.inputs.items()}, case.sizes)
     for name, array in case.outputs.items():
         if not np.array_equal(array, again[name], equal_nan=True):

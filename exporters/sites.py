@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from edgeattn import manifest, spec
+from edgeattn.errors import CaptureError
 from edgeattn.exporters.lowerings.base import Core, Operands
 from edgeattn.spec import AttentionSpec
 
@@ -46,6 +47,15 @@ class GraphSite:
             mask_dims=_dims(x.mask),
             bias_dims=_dims(x.bias),
         )
+
+    def fixed_core(self, limits: dict[str, int]) -> Core:
+        """As `core`, in a graph of literal sizes only: with these."""
+        q, k = self.operands.q.shape, self.operands.k.shape
+        sizes = () if q is None or k is None else (q[0], q[2], k[2])
+        whole = [size for size in sizes if isinstance(size, int)]
+        if len(whole) != 3:
+            raise CaptureError(f"attention {self.name}: its sizes {list(sizes)} do not follow from those of the inputs")
+        return replace(self.core(limits), size=(whole[0], whole[1], whole[2]))
 
     def record(self) -> manifest.Site:
         """The site as the manifest names it."""

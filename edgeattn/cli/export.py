@@ -32,6 +32,19 @@ _DEFAULT_RUNTIMES = ("onnxruntime", "openvino")
     help="Target to write and prove a flavour for; repeatable. Default: onnxruntime:cpu and openvino:cpu, where installed.",
 )
 @click.option("--lowering", metavar="NAME", help="Force one lowering at every site; refused where it is not proven.")
+@click.option(
+    "--static-shapes",
+    multiple=True,
+    metavar="NAME=N,...",
+    callback=lambda _ctx, _parameter, values: [options.parse_sizes(tuple(v.split(",")), "--static-shapes") for v in values],
+    help="A fixed size for every dynamic dimension, for targets that need them; repeatable, each one more choice of sizes.",
+)
+@click.option(
+    "--cache",
+    type=click.Choice(["dynamic", "none"]),
+    help="Whether a language model gets its key/value cache as inputs and outputs, which `edgeattn generate` needs. "
+    "Default: dynamic for GGUF files and zoo names, none for folders.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--keep-failed", is_flag=True, help="Write the bundle though parity failed, to look into it. Still exits with 1.")
 @options.common
@@ -42,6 +55,8 @@ def command(
     output: Path,
     runtimes: tuple[str, ...],
     lowering: str | None,
+    static_shapes: list[dict[str, int]],
+    cache: str | None,
     force: bool,
     keep_failed: bool,
     as_json: bool,
@@ -49,12 +64,16 @@ def command(
     """Export SOURCE to a bundle and prove every flavour of it equal to the PyTorch model.
 
     SOURCE is a zoo name (`edgeattn list models`), pkg.mod:factory or path/to/file.py:factory (a function that returns
-    (module, inputs) or (module, inputs, dynamic)), or a local Hugging Face encoder folder.
+    (module, inputs) or (module, inputs, dynamic)), a .onnx file, or a local Hugging Face model folder.
 
     \b
     Example:
       edgeattn export minilm -o out/minilm
       edgeattn export my_model.py:build -o out/mine -r onnxruntime:cpu
+      edgeattn export minilm -o out/npu --static-shapes batch=1,sequence=128 --static-shapes batch=1,sequence=512
+
+    With --static-shapes every flavour has literal dimensions throughout, one file for each choice of sizes beside one weight
+    file; feeds run at the smallest that holds them, padded up where the model has a padding mask.
 
     Exits with 1 when a flavour is not the same model; then nothing is written.
     """
@@ -67,7 +86,15 @@ def command(
         failure: ExportFailedError | None = None
         try:
             report = export(
-                source, output=output, runtimes=targets, lowering=lowering, force=force, keep_failed=keep_failed, progress=say
+                source,
+                output=output,
+                runtimes=targets,
+                lowering=lowering,
+                static_shapes=static_shapes,
+                cache=None if cache is None else cache == "dynamic",
+                force=force,
+                keep_failed=keep_failed,
+                progress=say,
             )
         except ExportFailedError as error:
             failure, report = error, error.report
@@ -93,13 +120,15 @@ def _print(report: ExportReport) -> None:
         click.echo(f"  {count} x {spec}")
     for place in report.unraised:
         click.echo(f"  missed: {place}: attention that no site covers; it is exported as the model writes it")
+    for modality, reason in report.refused.items():
+        click.echo(f"  no {modality} settings in the bundle: {reason}; `edgeattn run` takes arrays")
     click.echo()
     headers = ["flavour", "lowering", "why", "parity", "max error", "size"]
     click.echo(table(headers, [_row(row) for row in report.flavours], right=["size"]))
     for row in report.flavours:
         for reason in dict.fromkeys(row.flavour.reasons.values()):
             for refused in reason.splitlines()[1:]:
-                click.echo(f"{row.flavour.target}: {refused}")
+                click.echo(f"{row.flavour.label}: {refused}")
     click.echo()
     if report.output is None:
         return
@@ -116,6 +145,6 @@ def _row(row: FlavourReport) -> list[str]:
         or "for inspection and the reference runtime"
     )
     parity = flavour.parity
-    errors = ", ".join(f"{name} {error:.1e}" for name, error in parity.max_abs_error.items()) if parity else ""
+    errors = ", ".join(f"{name} {error:.1e}" for name, error in numbers.grouped(parity.max_abs_error).items()) if parity else ""
     verdict = f"FAILED: {row.failure}" if row.failure else f"ok ({parity.cases if parity else 0} cases)"
-    return [flavour.target, lowering, why, verdict, errors, numbers.size(row.size)]
+    return [flavour.label, lowering, why, verdict, errors, numbers.size(row.size)]

@@ -10,11 +10,13 @@ import click
 from edgeattn.errors import EdgeAttnError, unknown
 
 COMMANDS = {
+    "estimate": "Estimate the memory a model will need, before any export.",
     "export": "Export a model to a bundle, proven equal to PyTorch.",
     "check": "Prove a bundle's parity with PyTorch on this machine.",
     "bench": "Time a bundle on runtimes, after checking it.",
     "compare": "Compare bundles and runtimes: parity, latency, ratio.",
     "run": "Run a bundle once on arrays or text.",
+    "generate": "Continue a text with a language model, token by token.",
     "inspect": "Show what a bundle holds: inputs, attention sites, flavours.",
     "list": "List variants, runtimes, lowerings or models.",
     "doctor": "Show what this machine has and what is missing.",

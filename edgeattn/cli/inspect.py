@@ -1,4 +1,4 @@
-"""`edgeattn inspect`: what a bundle holds."""
+"""`edgeattn inspect`: what a bundle, or somebody else's ONNX file, holds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from edgeattn.bundle import MANIFEST, Bundle, open_bundle
+from edgeattn.bundle import Bundle, open_bundle
 from edgeattn.cli import numbers, options
+from edgeattn.cli.inspect_onnx import sections as sections_of_onnx
 from edgeattn.cli.table import table
-from edgeattn.errors import UsageError
-from edgeattn.manifest import Flavour, OutputInfo, TensorInfo
+from edgeattn.manifest import Flavour, Manifest, OutputInfo, TensorInfo, describe_sizes
+from edgeattn.modalities import Preprocessing
 from edgeattn.spec import to_dict
 
 
@@ -23,16 +24,24 @@ from edgeattn.spec import to_dict
 def command(bundle: str, as_json: bool) -> None:
     """Show the inputs and outputs of BUNDLE, each attention site with its lowering per runtime, and the flavours.
 
+    BUNDLE may be a .onnx file that anybody exported: shown is which attention it holds, in which form, and what an export
+    would change.
+
     \b
     Example:
       edgeattn inspect out/minilm
       edgeattn inspect out/minilm --json
+      edgeattn inspect model.onnx
     """
     if Path(bundle).suffix == ".onnx":
-        raise UsageError(
-            f"{bundle} is a single ONNX file; inspect reads bundles (a folder with {MANIFEST}). "
-            "`edgeattn export` makes one from a PyTorch model"
-        )
+        from edgeattn.exporters.inspecting import inspect_onnx
+
+        found = inspect_onnx(Path(bundle))
+        if as_json:
+            options.print_json(found.to_dict())
+        else:
+            click.echo("\n\n".join(sections_of_onnx(found)))
+        return
     opened = open_bundle(bundle)
     if as_json:
         options.print_json(_data(opened))
@@ -51,9 +60,11 @@ def _sections(bundle: Bundle) -> list[str]:
         "\n".join(head),
         _tensors("input", manifest.inputs),
         _tensors("output", manifest.outputs),
+        *_made(manifest),
         f"{len(manifest.sites)} attention sites, {missed}",
         *([_sites(bundle)] if manifest.sites else []),
         _flavours(bundle),
+        *([_fixed(manifest)] if any(flavour.sizes for flavour in manifest.flavours) else []),
         f"{len(manifest.golden)} golden cases: {'; '.join(numbers.sizes(case.sizes) for case in manifest.golden)}",
     ]
 
@@ -61,6 +72,18 @@ def _sections(bundle: Bundle) -> list[str]:
 def _tensors(kind: str, infos: Sequence[TensorInfo]) -> str:
     rows = [[info.name, info.dtype, f"[{', '.join(map(str, info.dims))}]", _note(info)] for info in infos]
     return table([kind, "dtype", "shape", "tolerance" if kind == "output" else ""], rows)
+
+
+def _made(manifest: Manifest) -> list[str]:
+    """Which inputs `edgeattn run` makes of data, and why it makes none of some."""
+    prepared = manifest.preprocessing or Preprocessing()
+    listed = manifest.tokenizer.get("inputs")
+    text = {"--text": ", ".join(listed)} if isinstance(listed, dict) else {}
+    files = {"--image": prepared.image, "--audio": prepared.audio}
+    made = {**text, **{option: settings.input for option, settings in files.items() if settings is not None}}
+    lines = [f"edgeattn run makes {names} from {option}" for option, names in made.items()]
+    lines += [f"no {modality} settings: {reason}" for modality, reason in prepared.refused.items()]
+    return ["\n".join(lines)] if lines else []
 
 
 def _note(info: TensorInfo) -> str:
@@ -77,8 +100,8 @@ def _sites(bundle: Bundle) -> str:
         rows.append([site.name, site.module, site.spec.summary(), *chosen])
         for flavour, lowering in zip(flavours, chosen, strict=True):
             if reason := flavour.reasons.get(site.name):
-                reasons[f"{lowering} on {flavour.target}: {reason}"] = None
-    headers = ["site", "module", "attention", *(flavour.target for flavour in flavours)]
+                reasons[f"{lowering} on {flavour.label}: {reason}"] = None
+    headers = ["site", "module", "attention", *(flavour.label for flavour in flavours)]
     return "\n".join([table(headers, rows), *(["", *reasons] if reasons else [])])
 
 
@@ -87,14 +110,20 @@ def _flavours(bundle: Bundle) -> str:
     for flavour in bundle.manifest.flavours:
         domains = ", ".join(f"{name or 'ai.onnx'} {version}" for name, version in sorted(flavour.domains.items()))
         parity, size = _parity(flavour), numbers.size(bundle.flavour_size(flavour))
-        rows.append([flavour.target, flavour.precision, flavour.file, domains, size, parity, str(len(flavour.probes))])
+        rows.append([flavour.label, flavour.precision, flavour.file, domains, size, parity, str(len(flavour.probes))])
     return table(["flavour", "precision", "file", "operators", "size", "parity", "probes"], rows, right=["size", "probes"])
+
+
+def _fixed(manifest: Manifest) -> str:
+    choices = list(dict.fromkeys(describe_sizes(flavour.sizes) for flavour in manifest.flavours if flavour.sizes))
+    taken = f"feeds are padded up to them in {' and '.join(manifest.pads)}" if manifest.pads else "feeds must have one of them"
+    return f"fixed sizes: {'; '.join(choices)}; {taken}"
 
 
 def _parity(flavour: Flavour) -> str:
     if flavour.parity is None:
         return "not measured"
-    errors = ", ".join(f"{name} {error:.2e}" for name, error in flavour.parity.max_abs_error.items())
+    errors = ", ".join(f"{name} {error:.2e}" for name, error in numbers.grouped(flavour.parity.max_abs_error).items())
     return f"{'passed' if flavour.parity.passed else 'FAILED'}, {flavour.parity.cases} cases, max error {errors or 'unknown'}"
 
 
@@ -107,8 +136,8 @@ def _data(bundle: Bundle) -> dict[str, Any]:
             "function": site.function,
             "summary": site.spec.summary(),
             "spec": to_dict(site.spec),
-            "lowerings": {flavour.target: flavour.lowerings.get(site.name) for flavour in manifest.flavours},
-            "reasons": {flavour.target: flavour.reasons.get(site.name) for flavour in manifest.flavours},
+            "lowerings": {flavour.label: flavour.lowerings.get(site.name) for flavour in manifest.flavours},
+            "reasons": {flavour.label: flavour.reasons.get(site.name) for flavour in manifest.flavours},
         }
         for site in manifest.sites
     ]
@@ -123,6 +152,8 @@ def _data(bundle: Bundle) -> dict[str, Any]:
         "outputs": [dataclasses.asdict(info) for info in manifest.outputs],
         "padding": manifest.padding,
         "limits": manifest.limits,
+        "preprocessing": None if manifest.preprocessing is None else dataclasses.asdict(manifest.preprocessing),
+        "pads": list(manifest.pads),
         "sites": sites,
         "unraised": list(manifest.unraised),
         "flavours": flavours,

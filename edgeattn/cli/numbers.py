@@ -21,3 +21,16 @@ def sizes(values: Mapping[str, int]) -> str:
 def optional(value: float | None, form: str = ".1f") -> str:
     """A number, or `-` where there is none."""
     return "-" if value is None else format(value, form)
+
+
+def kind(output: str) -> str:
+    """What outputs that are many of a kind share: `present.*` for `present.0.key`."""
+    return f"{output.partition('.')[0]}.*" if "." in output else output
+
+
+def grouped(errors: Mapping[str, float]) -> dict[str, float]:
+    """The worst error of each kind of output."""
+    worst: dict[str, float] = {}
+    for name, error in errors.items():
+        worst[kind(name)] = max(error, worst.get(kind(name), error))
+    return worst

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle, open_bundle
-from edgeattn.cli import options
+from edgeattn.cli import numbers, options
 from edgeattn.cli.table import table
 from edgeattn.errors import UsageError
 from edgeattn.loading import load
@@ -21,23 +21,32 @@ from edgeattn.runtimes import registry
 Array = NDArray[Any]
 
 
+_FILE = click.Path(path_type=Path)
+
+
 @click.command("run")
 @click.argument("bundle")
-@click.option("--input", "source", type=click.Path(path_type=Path), metavar="FILE.npz", help="Arrays by input name.")
+@click.option("--input", "source", type=_FILE, metavar="FILE.npz", help="Arrays by input name; beside other data, the rest.")
 @click.option("--text", "texts", multiple=True, metavar="SENTENCE", help="Text for the bundle's tokenizer; repeatable.")
+@click.option("--image", "images", multiple=True, type=_FILE, metavar="FILE", help="An image, PNG or JPEG; repeatable.")
+@click.option("--audio", "sounds", multiple=True, type=_FILE, metavar="FILE.wav", help="A sound; repeatable.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.npz", help="Write the outputs there.")
 @click.option("-r", "--runtime", default="onnxruntime:cpu", show_default=True, metavar="RUNTIME[:DEVICE]")
 @click.option("--flavour", metavar="TARGET", help="Load this flavour instead of the one made for the runtime.")
 @options.threads
+@options.custom_ops
 @options.common
 def command(
     bundle: str,
     source: Path | None,
     texts: tuple[str, ...],
+    images: tuple[Path, ...],
+    sounds: tuple[Path, ...],
     output: Path | None,
     runtime: str,
     flavour: str | None,
     threads: int | None,
+    custom_ops: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Run BUNDLE once and summarize its outputs.
@@ -46,32 +55,34 @@ def command(
     Example:
       edgeattn run out/minilm --text "A cat sits outside" --text "A feline rests outdoors"
       edgeattn run out/minilm --input feeds.npz --output results.npz
+      edgeattn run out/clip --image cat.png --text "a photo of a cat" --text "a photo of a dog"
     """
-    if (source is None) == (not texts):
-        raise UsageError("give either --input FILE.npz or --text SENTENCE")
+    if source is None and not (texts or images or sounds):
+        raise UsageError("give either --input FILE.npz, or the model's data: --text SENTENCE, --image FILE, --audio FILE.wav")
     engine, device = registry.parse_target(runtime)
     opened = open_bundle(bundle)
-    feeds = _read(source) if source else _encode(opened, texts)
+    feeds = {**_made(opened, texts, images, sounds), **(_read(source) if source else {})}
     with progress() as say:
         say(f"running {opened.path.name} on {engine.name}:{device}")
-        with load(opened, engine.name, device, threads, flavour) as session:
+        with load(opened, engine.name, device, threads, flavour, custom_ops) as session:
             results = session.run(feeds)
+            fixed = session.bucket(feeds)
     if output:
         write_arrays(output, results)
     facts = {"effective": session.effective.summary(), "flavour": session.effective.details["flavour"]}
     if as_json:
-        options.print_json({**facts, "outputs": {name: _facts(array) for name, array in results.items()}})
+        options.print_json({**facts, "fixed": fixed, "outputs": {name: _facts(array) for name, array in results.items()}})
         return
     click.echo(_summary(results))
-    click.echo(f"\n{facts['effective']}, flavour {facts['flavour']}")
+    click.echo(f"\n{facts['effective']}, flavour {facts['flavour']}" + (f", run at {numbers.sizes(fixed)}" if fixed else ""))
     if output:
         click.echo(f"wrote {output}")
 
 
-def _encode(bundle: Bundle, texts: tuple[str, ...]) -> dict[str, Array]:
-    from edgeattn.text import encode
+def _made(bundle: Bundle, texts: tuple[str, ...], images: tuple[Path, ...], sounds: tuple[Path, ...]) -> dict[str, Array]:
+    from edgeattn.preprocess import feeds
 
-    return encode(bundle, texts)
+    return feeds(bundle, texts, images, sounds)
 
 
 def _read(path: Path) -> dict[str, Array]:

@@ -23,6 +23,10 @@ def print_report(report: BenchReport, by_bundle: bool) -> None:
         head = f"{row.bundle} {row.target}" if by_bundle else row.target
         if row.effective:
             click.echo(f"{head}: {row.effective}")
+        if row.parity.fixed:
+            click.echo(
+                f"{head}: runs at the smallest that holds the feeds of {'; '.join(map(numbers.sizes, row.parity.fixed))}"
+            )
         if row.reason:
             click.echo(f"{head}: {row.reason}")
     facts = report.machine

@@ -19,6 +19,7 @@ class Core:
     `square`: query length and key length are the same symbol, so S == T always.
     `max_keys`: the largest T the model accepts, None where nothing bounds it.
     `mask_dims`, `bias_dims`: their shapes, lined up with (B, H, S, T) from the right; None for a size that varies.
+    `size`: (B, S, T) where the graph is written for these alone.
     """
 
     spec: AttentionSpec
@@ -26,6 +27,7 @@ class Core:
     max_keys: int | None = None
     mask_dims: tuple[int | None, ...] = ()
     bias_dims: tuple[int | None, ...] = ()
+    size: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
