@@ -26,21 +26,32 @@ def encode(bundle: Bundle, texts: Sequence[str]) -> dict[str, Array]:
         RuntimeMissingError: the `tokenizers` package is not installed.
         BundleError: the tokenizer or its settings are malformed.
     """
-    if not bundle.manifest.tokenizer:
-        names = ", ".join(info.name for info in bundle.manifest.inputs)
-        raise UsageError(f"{bundle.path} has no tokenizer: its model takes arrays ({names}), not text; give them with --input")
     if not texts:
         raise UsageError("no text was given; give at least one")
-    encodings = _tokenizer(bundle).encode_batch(list(texts))
+    tokenizer = open_tokenizer(bundle)
+    padding = tokenizer.padding or {"pad_token": "[PAD]", "pad_id": tokenizer.token_to_id("[PAD]") or 0}
+    kept = {key: padding[key] for key in ("direction", "pad_id", "pad_type_id", "pad_token") if key in padding}
+    tokenizer.enable_padding(**kept)
+    tokenizer.enable_truncation(bundle.manifest.tokenizer["max_length"])
+    encodings = tokenizer.encode_batch(list(texts))
     wanted = _inputs(bundle)
     return {
         info.name: np.array([getattr(encoding, wanted[info.name]) for encoding in encodings], dtype=info.dtype)
         for info in bundle.manifest.inputs
+        if info.name in wanted
     }
 
 
-def _tokenizer(bundle: Bundle) -> Any:
-    """The tokenizer with padding to the longest of a batch and truncation, whatever its file says of them."""
+def open_tokenizer(bundle: Bundle) -> Any:
+    """The tokenizer of the bundle, as its file has it.
+
+    Raises:
+        UsageError: there is none.
+        RuntimeMissingError, BundleError: as `encode`.
+    """
+    if not bundle.manifest.tokenizer:
+        names = ", ".join(info.name for info in bundle.manifest.inputs)
+        raise UsageError(f"{bundle.path} has no tokenizer: its model takes arrays ({names}), not text; give them with --input")
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
@@ -55,18 +66,16 @@ def _tokenizer(bundle: Bundle) -> Any:
         raise
     except Exception as error:  # the package raises plain Exception
         raise _malformed(bundle, f"{name}: {error}") from error
-    padding = tokenizer.padding or {"pad_token": "[PAD]", "pad_id": tokenizer.token_to_id("[PAD]") or 0}
-    kept = {key: padding[key] for key in ("direction", "pad_id", "pad_type_id", "pad_token") if key in padding}
-    tokenizer.enable_padding(**kept)
-    tokenizer.enable_truncation(length)
     return tokenizer
 
 
 def _inputs(bundle: Bundle) -> dict[str, str]:
-    """Input name -> attribute of an encoding, for every input of the model."""
+    """Input name -> attribute of an encoding, for every input of the model that is not made of something else."""
     listed = bundle.manifest.tokenizer.get("inputs")
     wanted: dict[str, str] = listed if isinstance(listed, dict) else {}
     for info in bundle.manifest.inputs:
+        if info.name not in wanted and bundle.manifest.preprocessing is not None:
+            continue
         if wanted.get(info.name) not in _ATTRIBUTES or not _is_token_input(info):
             raise _malformed(bundle, f"input {info.name!r} from {wanted.get(info.name)!r}")
     return wanted

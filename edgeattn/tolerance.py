@@ -7,10 +7,11 @@ from typing import Literal, get_args
 
 from edgeattn.errors import unknown
 
-OutputClass = Literal["activation", "normalized", "attention", "integer"]
+OutputClass = Literal["activation", "decoder", "normalized", "attention", "integer"]
 """What a value is:
 
 - `activation`: hidden states, logits, whatever a whole model gives;
+- `decoder`: logits and caches of a decoder, where the rounding of each of its many layers is read again by all later ones;
 - `normalized`: vectors of unit length (embeddings);
 - `attention`: the output of one attention core, as in a capability probe;
 - `integer`: ids, counts, booleans.
@@ -32,6 +33,7 @@ class Tolerance:
 
 TABLE: dict[tuple[OutputClass, str], Tolerance] = {
     ("activation", "float32"): Tolerance(atol=2e-5, rtol=0.0),
+    ("decoder", "float32"): Tolerance(atol=2e-4, rtol=0.0),
     ("normalized", "float32"): Tolerance(atol=1e-6, rtol=0.0),
     ("attention", "float32"): Tolerance(atol=5e-6, rtol=5e-6),
     ("integer", "int64"): Tolerance(atol=0.0, rtol=0.0),

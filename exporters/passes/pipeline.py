@@ -9,6 +9,8 @@ from edgeattn.exporters.passes.dimensions import ShareDimensions
 from edgeattn.exporters.passes.gelu import OrderGelu
 from edgeattn.exporters.passes.outputs import output_names, separate_outputs
 from edgeattn.exporters.passes.reshapes import CancelMovement
+from edgeattn.exporters.passes.rms_norm import DivideByRoot
+from edgeattn.exporters.passes.tied_weights import ShareTransposed
 from edgeattn.exporters.passes.weight_names import NameWeights
 
 
@@ -17,11 +19,13 @@ def clean(model: ir.Model) -> None:
     _run(
         model,
         OrderGelu(),
+        DivideByRoot(),
         common.IdentityEliminationPass(),
         common.DeduplicateInitializersPass(),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
         NameWeights(),
+        ShareTransposed(),
         common.NameFixPass(),
     )
 

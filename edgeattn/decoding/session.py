@@ -1,0 +1,156 @@
+"""A decoder with its key/value cache: the prompt at once or in chunks, then one token after the other."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edgeattn.bundle import Bundle, opening
+from edgeattn.errors import FeedError, UsageError
+from edgeattn.loading import BundlePath, load
+from edgeattn.manifest import PAST, TensorInfo, past_names, present_names
+from edgeattn.runtimes.base import Session
+from edgeattn.runtimes.carrying import Carried
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+TOKENS, MASK, POSITIONS, LOGITS = "input_ids", "attention_mask", "position_ids", "logits"
+
+
+def load_decoder(
+    bundle: BundlePath | Bundle, runtime: str = "onnxruntime", device: str = "cpu", threads: int | None = None
+) -> DecoderSession:
+    """Load a bundle that was exported with a cache. Arguments and errors as `edgeattn.load`.
+
+    Raises:
+        UsageError: the model has no cache.
+    """
+    if isinstance(bundle, Bundle):
+        return DecoderSession(load(bundle, runtime, device, threads), bundle.manifest.limits.get(PAST))
+    with opening(bundle) as opened:
+        return DecoderSession(load(opened, runtime, device, threads), opened.manifest.limits.get(PAST))
+
+
+class DecoderSession:
+    """B sequences that grow together. The cache stays on the runtime's side; this keeps the mask and counts positions."""
+
+    def __init__(self, session: Session, capacity: int | None = None) -> None:
+        layers = cached_layers([info.name for info in session.inputs])
+        if not layers:
+            names = ", ".join(info.name for info in session.inputs)
+            raise UsageError(f"the model has no cache (its inputs are {names}); export it with --cache dynamic")
+        self.session = session
+        self._past = [info for info in session.inputs if info.name in past_names(layers)]
+        self._pairs = dict(zip(present_names(layers), past_names(layers), strict=True))
+        self.capacity = capacity
+        """Most positions that the model takes, if there is a limit."""
+        self.vocabulary = _vocabulary(session)
+        """Number of tokens, if the model says it."""
+        self._chain: Carried[Any] | None = None
+        self._mask: Ints = np.zeros((0, 0), dtype=np.int64)
+
+    @property
+    def length(self) -> int:
+        """Positions in the cache, padding included."""
+        return int(self._mask.shape[1])
+
+    @property
+    def full(self) -> bool:
+        """Whether no further token fits."""
+        return self.capacity is not None and self.length >= self.capacity
+
+    def prefill(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Floats:
+        """Read a prompt, or its next chunk: tokens (B, S) -> logits (B, S, V).
+
+        Args:
+            mask: (B, S), 1 where a token is real; padding belongs in front, so that every row ends with a real token.
+
+        Raises:
+            FeedError: no tokens, one outside the vocabulary, or a number of rows that differs from the chunk before.
+        """
+        new = self._tokens(tokens)
+        real = np.ones_like(new) if mask is None else np.asarray(mask, dtype=np.int64)
+        if real.shape != new.shape:
+            raise FeedError(f"the mask has shape {list(real.shape)}, the tokens have {list(new.shape)}; make them equal")
+        if self._chain is not None and len(new) != len(self._mask):
+            raise FeedError(f"got {len(new)} rows, the cache holds {len(self._mask)}; reset() first, or go on with as many")
+        if self.capacity is not None and self.length + new.shape[1] > self.capacity:
+            raise FeedError(
+                f"{new.shape[1]} more tokens behind the {self.length} in the cache are too many: the model takes at most "
+                f"{self.capacity} positions; give a shorter prompt, or reset()"
+            )
+        return self._advance(new, real)
+
+    def decode(self, tokens: ArrayLike) -> Floats:
+        """One more token for every row: (B,) -> logits (B, V).
+
+        Raises:
+            UsageError: nothing was read before.
+            FeedError: as `prefill`.
+        """
+        if self._chain is None:
+            raise UsageError("decode before prefill: the cache is empty; call prefill(prompt) first")
+        return self.prefill(np.asarray(tokens)[:, None])[:, 0]
+
+    def reset(self) -> None:
+        """Forget everything that was read."""
+        self._chain = None
+        self._mask = np.zeros((0, 0), dtype=np.int64)
+
+    def fork(self) -> DecoderSession:
+        """A session of the same model that goes on from here; the two do not see each other's tokens."""
+        other = DecoderSession(self.session, self.capacity)
+        other._chain = None if self._chain is None else self._chain.fork()
+        other._mask = self._mask
+        return other
+
+    def close(self) -> None:
+        """Free the model, for every fork as well."""
+        self.session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _advance(self, new: Ints, real: Ints) -> Floats:
+        mask = real if self._chain is None else np.concatenate([self._mask, real], axis=1)
+        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -new.shape[1] :]
+        chain = self._chain or self.session.carrying(self._pairs, {info.name: _empty(info, len(new)) for info in self._past})
+        logits = chain.step({TOKENS: new, MASK: mask, POSITIONS: np.ascontiguousarray(positions)})[LOGITS]
+        self._chain, self._mask = chain, mask
+        return logits
+
+    def _tokens(self, tokens: ArrayLike) -> Ints:
+        new = np.asarray(tokens)
+        if new.ndim != 2 or not new.size:
+            raise FeedError(f"tokens have shape {list(new.shape)}; expected (batch, sequence) with at least one token")
+        if new.dtype.kind not in "iu":
+            raise FeedError(f"tokens are {new.dtype}; expected whole numbers")
+        if new.min() < 0 or (self.vocabulary is not None and new.max() >= self.vocabulary):
+            wrong = int(new.min() if new.min() < 0 else new.max())
+            raise FeedError(
+                f"token {wrong} is outside the vocabulary of {self.vocabulary} tokens; was it made by another tokenizer?"
+            )
+        return new.astype(np.int64)
+
+
+def cached_layers(names: list[str]) -> int:
+    """How many layers' caches are among the inputs; 0 for a model without."""
+    return sum(1 for name in names if name.startswith("past_key_values.") and name.endswith(".key"))
+
+
+def _vocabulary(session: Session) -> int | None:
+    size = next((info.dims[-1] for info in session.outputs if info.name == LOGITS), None)
+    return size if isinstance(size, int) else None
+
+
+def _empty(info: TensorInfo, batch: int) -> NDArray[Any]:
+    """A cache with nothing in it."""
+    sizes = [batch if axis == 0 else 0 if dim == PAST else dim for axis, dim in enumerate(info.dims)]
+    return np.zeros([int(size) for size in sizes], dtype=info.dtype)

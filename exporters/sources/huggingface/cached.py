@@ -1,0 +1,164 @@
+"""A decoder with its key/value cache as inputs and outputs, under the names the field uses.
+
+    input_ids, position_ids (B, S), attention_mask (B, P + S), past_key_values.{i}.key/value (B, K, P, D)
+    -> logits (B, S, V), present.{i}.key/value (B, K, P + S, D)
+
+One graph is the whole prompt (P = 0), a chunk of it, and a single token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from edgeattn.errors import SourceError
+from edgeattn.exporters.sources.base import PADDING_INPUT, Dimension, Sampler, Source
+from edgeattn.exporters.sources.huggingface.attention import exporting
+from edgeattn.exporters.sources.huggingface.chat import generation_settings
+from edgeattn.exporters.sources.huggingface.inputs.base import Part
+from edgeattn.exporters.sources.huggingface.inputs.text import TOKENS, longest
+from edgeattn.manifest import PAST, past_names, present_names
+
+POSITIONS = "position_ids"
+TOTAL = "total"
+_CHUNKS = (1, 7, 128, 33, 2)
+_PASTS = (0, 5, 1, 130, 31)
+"""Sizes that parity is proven at: the empty cache, one token, more than the example has."""
+_LOGITS = "logits"
+
+
+class CachedDecoder(torch.nn.Module):
+    """A causal language model of transformers with its cache taken apart into tensors."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.layers = _layers(model)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor, **past: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Shapes as in the module's docstring; every position of `past` stays, whatever a window hides of it."""
+        held_before = past[past_names(1)[0]].shape[2]
+        torch._check(attention_mask.shape[1] == held_before + input_ids.shape[1])  # type: ignore[no-untyped-call]
+        cache = _cache([past[name] for name in past_names(self.layers)], self.model.config)
+        result = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        held = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        return {_LOGITS: result.logits, **dict(zip(present_names(self.layers), held, strict=True))}
+
+
+def cached_source(model: Any, name: str, kind: str, part: Part, provenance: dict[str, str], template: str = "") -> Source:
+    """The source of a causal language model with its cache; `part` is what `inputs.text` makes of its folder.
+
+    Raises:
+        SourceError: it is no causal language model, or a layer keeps something else than keys and values.
+    """
+    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        raise SourceError(f"{name}: {type(model).__name__} has no cache that is understood; export it with --cache none")
+    module = CachedDecoder(model).eval()
+    draw = _sampler(module)
+    return Source(
+        name=name,
+        kind=kind,
+        module=module,
+        inputs=draw({"batch": 2, "sequence": 4, PAST: 5}, torch.Generator().manual_seed(0)),
+        dynamic=_dynamic(model),
+        dimensions=_dimensions(model),
+        output_classes=dict.fromkeys([_LOGITS, *present_names(module.layers)], "decoder"),
+        exporting=lambda: exporting(model),
+        sampler=draw,
+        files=dict(part.files),
+        tokenizer={**part.settings, **generation_settings(model, template)} if part.settings else {},
+        provenance=provenance,
+    )
+
+
+def _dynamic(model: Any) -> dict[str, dict[int, str]]:
+    """Input -> {axis: dimension}."""
+    return {
+        TOKENS: {0: "batch", 1: "sequence"},
+        PADDING_INPUT: {0: "batch", 1: TOTAL},
+        POSITIONS: {0: "batch", 1: "sequence"},
+        **{name: {0: "batch", 2: PAST} for name in past_names(_layers(model))},
+    }
+
+
+def _dimensions(model: Any) -> dict[str, Dimension]:
+    """Batch, new tokens, and tokens in the cache, which may be none."""
+    limit = longest(model)
+    found = (
+        Dimension("batch", batch=True),
+        Dimension("sequence", limit=limit, tried=_CHUNKS),
+        Dimension(PAST, limit=limit, least=0, tried=_PASTS),
+    )
+    return {dimension.name: dimension for dimension in found}
+
+
+def _sampler(module: CachedDecoder) -> Sampler:
+    """Random tokens behind the cache of other random tokens, as the model itself fills it; in every second row some of the
+    cache, or the end of the tokens, is padding."""
+    vocabulary = module.model.config.get_text_config().vocab_size
+    nothing = {name: torch.zeros(1, *shape) for name, shape in _shapes(module.model).items()}
+
+    def draw(sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        batch, sequence, past = sizes["batch"], sizes["sequence"], sizes[PAST]
+        tokens = torch.randint(vocabulary, (batch, past + sequence), generator=generator)
+        mask = torch.ones_like(tokens)
+        mask[1::2, : past // 2] = 0
+        if not past:
+            mask[1::2, max(1, sequence * 2 // 3) :] = 0
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        cache = {name: empty.expand(batch, -1, -1, -1) for name, empty in nothing.items()}
+        if past:
+            with torch.no_grad():
+                filled = module(tokens[:, :past], mask[:, :past], positions[:, :past].contiguous(), **cache)
+            cache = {name: filled[present].clone() for name, present in zip(cache, present_names(module.layers), strict=True)}
+        return {
+            TOKENS: tokens[:, past:].contiguous(),
+            PADDING_INPUT: mask,
+            POSITIONS: positions[:, past:].contiguous(),
+            **{name: value.contiguous() for name, value in cache.items()},
+        }
+
+    return draw
+
+
+def _shapes(model: Any) -> dict[str, tuple[int, int, int]]:
+    """(K, 0, D) of each part of an empty cache."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return {name: (heads, 0, size) for name in past_names(_layers(model))}
+
+
+def _layers(model: Any) -> int:
+    return int(model.config.get_text_config().num_hidden_layers)
+
+
+def _cache(past: list[torch.Tensor], config: Any) -> Any:
+    """transformers' cache around these tensors, keys and values in turn.
+
+    Raises:
+        SourceError: a layer keeps something else than keys and values (a recurrence's state).
+    """
+    from transformers.cache_utils import Cache, DynamicLayer
+
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ["full_attention"] * (len(past) // 2)
+    if strange := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
+        raise SourceError(f"a cache of layers of type {', '.join(strange)} is not understood; export without a cache")
+    layers = []
+    for keys, values, kind in zip(past[::2], past[1::2], kinds, strict=True):
+        layer = DynamicLayer()
+        layer.keys, layer.values, layer.is_initialized = keys, values, True
+        layer.dtype, layer.device = keys.dtype, keys.device
+        layer.is_sliding = kind == "sliding_attention"  # which mask it is; it keeps every position all the same
+        layers.append(layer)
+    return Cache(layers=layers)

@@ -1,0 +1,80 @@
+"""A small language model with a cache: windowed attention over grouped heads, with a tokenizer and a chat template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+import edgeattn
+
+RUNTIMES = ("onnxruntime", "openvino")
+TEXT = ["The cat sat on the mat, and the dog sat on the cat.", "Ünïcödé täxt: 日本語", "user assistant system"]
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+WINDOW, CAPACITY = 6, 96
+
+
+@dataclass(frozen=True)
+class Small:
+    """The model in PyTorch, and its bundle."""
+
+    model: Any
+    bundle: Path
+
+    def logits(self, tokens: torch.Tensor) -> Any:
+        """The whole uncached pass, (B, S, V)."""
+        with torch.inference_mode():
+            return self.model(tokens, use_cache=False).logits.numpy()
+
+    def greedy(self, tokens: torch.Tensor, count: int) -> list[int]:
+        """What transformers itself generates after one prompt, (1, S)."""
+        with torch.inference_mode():
+            ids = self.model.generate(tokens, max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0)
+        return [int(token) for token in ids[0, tokens.shape[1] :]]
+
+
+def write_tokenizer(folder: Path) -> int:
+    """A byte-level BPE trained on a few words; returns its number of tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<end>"], initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return int(tokenizer.get_vocab_size())
+
+
+def export_small(folder: Path) -> Small:
+    """Written into an empty folder."""
+    source = folder / "small"
+    source.mkdir()
+    torch.manual_seed(0)
+    config = transformers.MistralConfig(
+        vocab_size=write_tokenizer(source),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CAPACITY,
+        sliding_window=WINDOW,
+        eos_token_id=0,
+        bos_token_id=0,
+        pad_token_id=0,
+    )
+    model: Any = transformers.MistralForCausalLM(config).eval()
+    with torch.no_grad():  # attention far from uniform, and a next token that depends on it
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(6.0)
+    model.save_pretrained(source)
+    (source / "chat_template.jinja").write_text(TEMPLATE)
+    edgeattn.export(str(source), output=folder / "out", runtimes=[f"{name}:cpu" for name in RUNTIMES], cache=True)
+    return Small(model, folder / "out")

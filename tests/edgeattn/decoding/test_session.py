@@ -1,0 +1,159 @@
+"""A cache changes nothing: in chunks, token by token, padded, forked, and beyond the window, a decoder says what its whole pass says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from edgeattn.decoding import DecoderSession, load_decoder
+from edgeattn.decoding.generating import generate
+from edgeattn.errors import FeedError, UsageError
+from tests.edgeattn.decoding.small import CAPACITY, Small
+
+Array = NDArray[Any]
+
+
+def _close(got: Array, expected: Array) -> None:
+    """Logits reach several hundred here."""
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-4)
+
+
+def _tokens(small: Small, batch: int, length: int) -> torch.Tensor:
+    return torch.randint(small.model.config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(length))
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 17), (3, 30)])
+def test_the_whole_prompt_is_the_uncached_pass(session: DecoderSession, small: Small, batch: int, length: int) -> None:
+    tokens = _tokens(small, batch, length)
+    _close(session.prefill(tokens.numpy()), small.logits(tokens))
+    assert session.length == length
+
+
+def test_chunks_and_single_tokens_are_the_uncached_pass(session: DecoderSession, small: Small) -> None:
+    tokens = _tokens(small, 2, 25)
+    parts = [session.prefill(tokens.numpy()[:, :9]), session.prefill(tokens.numpy()[:, 9:20])]
+    parts += [session.decode(tokens.numpy()[:, i])[:, None] for i in range(20, 25)]
+    _close(np.concatenate(parts, axis=1), small.logits(tokens))
+
+
+def test_token_by_token_from_an_empty_cache(session: DecoderSession, small: Small) -> None:
+    tokens = _tokens(small, 1, 19)
+    parts = [session.prefill(tokens.numpy()[:, i : i + 1]) for i in range(19)]
+    _close(np.concatenate(parts, axis=1), small.logits(tokens))
+
+
+def test_padding_in_front_changes_nothing(session: DecoderSession, small: Small) -> None:
+    long, short = _tokens(small, 1, 14), _tokens(small, 1, 5)
+    tokens = torch.zeros(2, 14, dtype=torch.int64)
+    tokens[0], tokens[1, 9:] = long[0], short[0]
+    mask = np.ones((2, 14), dtype=np.int64)
+    mask[1, :9] = 0
+    logits = session.prefill(tokens.numpy(), mask)
+    _close(logits[0], small.logits(long)[0])
+    _close(logits[1, 9:], small.logits(short)[0])
+    more = session.decode([7, 8])
+    for row, (prompt, token) in enumerate(((long, 7), (short, 8))):
+        whole = torch.cat([prompt, torch.tensor([[token]])], dim=1)
+        _close(more[row], small.logits(whole)[0, -1])
+
+
+def test_forks_go_their_own_ways(session: DecoderSession, small: Small) -> None:
+    prompt = _tokens(small, 1, 11)
+    session.prefill(prompt.numpy())
+    fork = session.fork()
+    said = {token: runner.decode([token]) for runner, token in ((session, 3), (fork, 4))}
+    again = fork.decode([5])
+    for tokens, got in (((3,), said[3]), ((4,), said[4]), ((4, 5), again)):
+        whole = torch.cat([prompt, torch.tensor([tokens])], dim=1)
+        _close(got[0], small.logits(whole)[0, -1])
+    assert (session.length, fork.length) == (12, 13)
+
+
+def test_reset_forgets(session: DecoderSession, small: Small) -> None:
+    first, second = _tokens(small, 2, 8), _tokens(small, 1, 9)
+    session.prefill(first.numpy())
+    session.reset()
+    assert session.length == 0
+    _close(session.prefill(second.numpy()), small.logits(second))
+
+
+def test_greedy_tokens_are_those_of_transformers(session: DecoderSession, small: Small) -> None:
+    prompt = _tokens(small, 1, 12)
+    tokens = [int(token[0]) for token in generate(session, prompt.numpy(), max_new_tokens=64)]
+    assert tokens == small.greedy(prompt, 64)
+    assert len(set(tokens)) > 8  # it does not say one thing over and over
+
+
+def test_a_cancelled_stream_leaves_the_session_usable(session: DecoderSession, small: Small) -> None:
+    prompt = _tokens(small, 1, 12)
+    seen = []
+    for token in generate(session, prompt.numpy(), max_new_tokens=64):
+        seen.append(int(token[0]))
+        if len(seen) == 5:
+            break
+    assert session.length == 12 + 4  # the last token was chosen, and not read
+    rest = [int(token[0]) for token in generate(session, [seen[-1:]], max_new_tokens=10)]
+    assert seen + rest == small.greedy(prompt, 15)
+
+
+def test_generation_ends_where_the_positions_do(session: DecoderSession, small: Small) -> None:
+    prompt = _tokens(small, 1, CAPACITY - 3)
+    tokens = [int(token[0]) for token in generate(session, prompt.numpy(), max_new_tokens=64)]
+    assert tokens == small.greedy(prompt, 4)  # the last one is chosen from a full cache
+    assert session.full
+
+
+def test_decode_before_prefill(session: DecoderSession) -> None:
+    with pytest.raises(UsageError, match="decode before prefill: the cache is empty"):
+        session.decode([1])
+
+
+@pytest.mark.parametrize("tokens", [[], [[]], [1, 2], [[[1]]]])
+def test_tokens_of_another_shape(session: DecoderSession, tokens: object) -> None:
+    with pytest.raises(FeedError, match=r"expected \(batch, sequence\) with at least one token"):
+        session.prefill(tokens)  # type: ignore[arg-type]
+
+
+def test_tokens_that_are_no_whole_numbers(session: DecoderSession) -> None:
+    with pytest.raises(FeedError, match="tokens are float64; expected whole numbers"):
+        session.prefill([[1.0]])
+
+
+@pytest.mark.parametrize("token", [-1, 10_000])
+def test_a_token_outside_the_vocabulary(session: DecoderSession, token: int) -> None:
+    session.prefill([[1, 2]])
+    with pytest.raises(FeedError, match=f"token {token} is outside the vocabulary of "):
+        session.decode([token])
+    assert session.length == 2
+
+
+def test_more_tokens_than_positions(session: DecoderSession, small: Small) -> None:
+    prompt = _tokens(small, 1, CAPACITY - 1)
+    session.prefill(prompt.numpy())
+    with pytest.raises(
+        FeedError, match=f"2 more tokens behind the {CAPACITY - 1} in the cache .* at most {CAPACITY} positions"
+    ):
+        session.prefill([[1, 2]])
+    whole = torch.cat([prompt, torch.tensor([[5]])], dim=1)
+    _close(session.decode([5])[0], small.logits(whole)[0, -1])
+
+
+def test_a_cache_of_other_rows(session: DecoderSession) -> None:
+    session.prefill([[1, 2], [3, 4]])
+    with pytest.raises(FeedError, match=r"got 1 rows, the cache holds 2; reset\(\) first"):
+        session.decode([1])
+
+
+def test_a_mask_of_another_shape(session: DecoderSession) -> None:
+    with pytest.raises(FeedError, match=r"the mask has shape \[1, 3\], the tokens have \[1, 2\]"):
+        session.prefill([[1, 2]], [[1, 1, 1]])
+
+
+def test_a_model_without_a_cache(tiny_bundle: Path) -> None:
+    with pytest.raises(UsageError, match=r"the model has no cache .*export it with --cache dynamic"):
+        load_decoder(tiny_bundle)
