@@ -10,6 +10,7 @@ import onnx_ir as ir
 from edgeattn.exporters.graph import IR_VERSION, Builder
 from edgeattn.exporters.lowerings.base import Core, Operands
 from edgeattn.exporters.lowerings.decomposed import Decomposed
+from edgeattn.exporters.passes.zero_bias import without_zero_bias
 from edgeattn.exporters.sites import DOMAIN, SPEC_KEY, find_sites
 from edgeattn.spec import AttentionSpec, from_json, function_name, to_json
 
@@ -25,8 +26,9 @@ def canonicalize(model: ir.Model) -> None:
     for node in model.graph:
         if node.domain == DOMAIN and node.op_type in (CAPTURED_OP, CAPTURED_PARTIAL_OP):
             spec = from_json(node.attributes[SPEC_ATTRIBUTE].as_string())
+            spec, given = without_zero_bias(spec, node.inputs)
             # the slot of an absent optional input must go: a canonical node has exactly the spec's inputs
-            inputs = [value for value in node.inputs if value is not None]
+            inputs = [value for value in given if value is not None]
             _replace(node, canonical_node(spec, inputs, name=node.name))
     for site in find_sites(model):
         body = function_body(site.spec, site.operands.q.dtype or ir.DataType.FLOAT)

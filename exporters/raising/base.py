@@ -66,7 +66,9 @@ class Operator:
             return value
         if value.dtype not in _NARROW:
             raise self.error(f"{value.name!r} is {value.dtype}; expected float32, float16 or bfloat16, which float32 can hold")
-        return self.b.op("Cast", value, to=ir.DataType.FLOAT)
+        wide = self.b.op("Cast", value, to=ir.DataType.FLOAT)
+        wide.type, wide.shape = ir.TensorType(ir.DataType.FLOAT), value.shape
+        return wide
 
     def returned(self, value: ir.Value, like: ir.Value) -> ir.Value:
         """`value` in the type of `like`."""
@@ -90,3 +92,8 @@ def dim(value: ir.Value, axis: int) -> Dim:
         return None
     size = value.shape[axis]
     return size if isinstance(size, int) else size.value
+
+
+def dims(value: ir.Value | None) -> list[Dim]:
+    """Every size or its name; empty where the graph does not know how many axes there are, or there is no value."""
+    return [] if value is None else [dim(value, axis) for axis in range(len(value.shape or ()))]

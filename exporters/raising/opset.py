@@ -9,8 +9,12 @@ from edgeattn.exporters.canonical import OPSET
 from edgeattn.exporters.raising.base import RaisingError
 
 _MORE_TYPES = frozenset(
-    {"Cast", "Constant", "ConstantOfShape", "Equal", "Flatten", "Identity", "IsNaN", "Pad", "Range", "ReduceMax", "ReduceMin",
-     "Reshape", "Shape", "Size", "Squeeze", "TopK", "Transpose", "Unsqueeze"}
+    {"Cast", "CastLike", "Constant", "ConstantOfShape", "Equal", "Flatten", "Identity", "If", "IsNaN", "Loop", "Pad", "Range",
+     "ReduceMax", "ReduceMin", "Reshape", "Scan", "Shape", "Size", "Squeeze", "TopK", "Transpose", "Unsqueeze",
+     # bfloat16, in opset 22
+     "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Conv", "ConvTranspose", "Cos", "Cosh", "Dropout", "Elu", "EyeLike",
+     "GRU", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "InstanceNormalization", "LSTM",
+     "LpNormalization", "Mish", "RNN", "Round", "Selu", "Sin", "Sinh", "Softplus", "Softsign", "Tan", "ThresholdedRelu"}
 )  # fmt: skip
 """Operators whose later versions only accept more types (or bring attributes, which are looked for)."""
 

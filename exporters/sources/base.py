@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 
 from edgeattn.exporters.sources.sampling import sample_like
+from edgeattn.modalities import Preprocessing
 from edgeattn.tolerance import OutputClass
 
 PADDING_INPUT = "attention_mask"
@@ -21,12 +23,16 @@ Sampler = Callable[[Mapping[str, int], torch.Generator], dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """A dynamic dimension from `least` to `limit`. `batch`: its entries are independent examples."""
+    """A dynamic dimension from `least` to `limit`. `batch`: its entries are independent examples.
+
+    `tried`: the sizes that parity is proven at, where the usual ones say nothing (samples of a sound).
+    """
 
     name: str
     limit: int | None = None
     batch: bool = False
     least: int = 1
+    tried: tuple[int, ...] = ()
 
     def bounded(self, size: int) -> int:
         """The size nearest to `size` that the dimension can have."""
@@ -55,9 +61,17 @@ class Source:
     output_classes: dict[str, OutputClass] = field(default_factory=dict)
     exporting: Callable[[], contextlib.AbstractContextManager[None]] = _as_is
     sampler: Sampler | None = None
-    files: dict[str, Path] = field(default_factory=dict)
-    """Bundle path -> file to copy into the bundle (tokenizer, licence)."""
+    program: torch.export.ExportedProgram | None = None
+    """The module as a program that is captured as it is, without tracing it again."""
+    graph: Callable[[Sequence[str]], ir.Model] | None = None
+    """Gives the canonical model for the outputs named, where the model is a graph already and nothing is traced."""
+    reference: str = "PyTorch"
+    """What runs the model as it was handed in."""
+    files: dict[str, Path | bytes] = field(default_factory=dict)
+    """Bundle path -> file to copy into the bundle, or its content (tokenizer, licence)."""
     tokenizer: dict[str, Any] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
+    """How feeds are made of images and sounds; None where the model takes neither."""
     provenance: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -77,13 +91,14 @@ class Source:
         return sizes
 
     def sample(self, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Inputs of the given dynamic sizes, with padded rows where the model has a padding mask."""
+        """Inputs of the given dynamic sizes, with padded rows where the model has a padding mask: the sampler's, if it pads."""
         if self.sampler is not None:
             drawn = self.sampler(sizes, generator)
         else:
             drawn = {name: sample_like(tensor, self._shape(name, sizes), generator) for name, tensor in self.inputs.items()}
-        if self.padding is not None:
-            drawn[self.padding] = padded_mask(drawn[self.padding])
+        if self.padding is not None and (self.sampler is None or bool(drawn[self.padding].all())):
+            length = self.dimensions.get(self.dynamic.get(self.padding, {}).get(1, ""))
+            drawn[self.padding] = padded_mask(drawn[self.padding], length.least if length else 1)
         return drawn
 
     def _shape(self, name: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -96,8 +111,8 @@ class Source:
         return int(self.inputs[name].shape[axis])
 
 
-def padded_mask(like: torch.Tensor) -> torch.Tensor:
-    """(B, T) ones with padding at the end: row r of B keeps T (1 - r / B) positions, at least 1.
+def padded_mask(like: torch.Tensor, least: int = 1) -> torch.Tensor:
+    """(B, T) ones with padding at the end: row r of B keeps T (1 - r / B) positions, at least `least`.
 
     A single row of odd length > 1 keeps two thirds, so that batch 1 is tried with and without padding.
     """
@@ -107,5 +122,5 @@ def padded_mask(like: torch.Tensor) -> torch.Tensor:
         kept = length - length * row // batch
         if batch == 1 and length % 2 and length > 1:
             kept = length * 2 // 3
-        mask[row, max(1, kept) :] = 0
+        mask[row, max(least, kept) :] = 0
     return mask

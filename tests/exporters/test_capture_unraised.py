@@ -1,4 +1,4 @@
-"""Attention that no site covers is counted and named; what only looks like it is not."""
+"""Attention written out by hand becomes a site; what has no spec is counted and named, and what only looks like it is not."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -53,12 +54,65 @@ BETWEEN: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def test_attention_written_out_is_reported(captured: Callable[..., Any]) -> None:
-    """Every way to write it, one after another in one model: all of them are named."""
+SUMMARIES = {
+    "nothing": "2 heads x 4, scale 1",
+    "scale": "2 heads x 4",
+    "added": "2 heads x 4, causal, scale 1",
+    "softcap": "2 heads x 4, scale 1, softcap 3",
+    "all": "2 heads x 4, causal, softcap 3",
+    "einsum": "2 heads x 4, causal, softcap 3",
+}
+
+
+def test_attention_written_out_is_raised(captured: Callable[..., Any]) -> None:
+    """Every way to write it, one after another in one model; a score with the wrong sign is no attention that a spec says."""
     blocks = {name: Written(between) for name, between in BETWEEN.items()} | {"einsum": ByEinsum(BETWEEN["all"])}
-    result = captured(nn.Sequential(OrderedDict(blocks)), {"input": torch.randn(2, 6, 8)}, {"input": SEQUENCE["x"]})
+    model = nn.Sequential(OrderedDict(blocks))
+    with torch.no_grad():  # far from uniform
+        for block in blocks.values():
+            block.q.weight.mul_(3)
+    result = captured(model, {"input": torch.randn(2, 6, 8)}, {"input": SEQUENCE["x"]})
+    assert {site.module: site.spec.summary() for site in find_sites(result.model)} == SUMMARIES
+    assert unraised(result.model) == ["sign"]
+    for batch, sequence in ((1, 1), (3, 2), (2, 9)):
+        result.check(batch=batch, sequence=sequence)
+
+
+class Weighing(Written):
+    """Gives its weights away as well, which no fused form does."""
+
+    def forward(self, x: Tensor) -> Any:
+        q, k, v = (proj(x).unflatten(-1, (2, 4)).transpose(1, 2) for proj in (self.q, self.k, self.v))
+        weights = (q @ k.transpose(-1, -2)).softmax(-1)
+        return {"context": weights @ v, "weights": weights}
+
+
+class WeaklyHidden(Written):
+    """A fill so weak that a row with nothing else would still weigh its scores."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (proj(x).unflatten(-1, (2, 4)).transpose(1, 2) for proj in (self.q, self.k, self.v))
+        scores = q @ k.transpose(-1, -2)
+        context: Tensor = scores.masked_fill(x[:, None, None, :, 0] > 0, -10.0).softmax(-1) @ v
+        return context
+
+
+class OverQueries(Written):
+    """A softmax over the queries instead of the keys."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (proj(x).unflatten(-1, (2, 4)).transpose(1, 2) for proj in (self.q, self.k, self.v))
+        context: Tensor = (q @ k.transpose(-1, -2)).softmax(-2) @ v
+        return context
+
+
+@pytest.mark.parametrize("block", [Weighing, WeaklyHidden, OverQueries])
+def test_what_does_not_match_exactly_is_left_and_named(captured: Callable[..., Any], block: type[Written]) -> None:
+    model = nn.Sequential(OrderedDict(block=block(lambda s: s)))
+    result = captured(model, {"input": torch.randn(2, 6, 8)}, {"input": SEQUENCE["x"]})
     assert find_sites(result.model) == []
-    assert unraised(result.model) == list(blocks)
+    assert unraised(result.model) == ["block"]
+    result.check(batch=3, sequence=9)
 
 
 class Head(nn.Module):
