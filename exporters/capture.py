@@ -16,11 +16,18 @@ import torch
 
 from edgeattn.errors import CaptureError, EdgeAttnError
 from edgeattn.exporters import canonical, translation
+from edgeattn.exporters.custom.registry import attach_bodies
+from edgeattn.exporters.deferred import conditions_hold, is_unproven
+from edgeattn.exporters.flex.program import raise_flex_attention
 from edgeattn.exporters.passes.dimensions import rename_dimensions
 from edgeattn.exporters.passes.outputs import separate_outputs
 from edgeattn.exporters.passes.pipeline import clean
+from edgeattn.exporters.raising.pipeline import raise_written
+from edgeattn.exporters.raising.specify import specify_masks
 from edgeattn.exporters.sites import DOMAIN, MODULE_KEY
 from edgeattn.exporters.sources.base import Source
+from edgeattn.exporters.specialized import specialized_lines
+from edgeattn.exporters.tracing import traceable
 
 _WRAPPED = "module"
 """Attribute of `_Flat` that holds the user's module."""
@@ -69,16 +76,22 @@ def capture(source: Source, outputs: Sequence[str]) -> ir.Model:
             fixes); the message holds the line of the model that torch names.
     """
     _check_names(source, outputs)
+    if source.graph is not None:
+        return source.graph(outputs)
     module = _Flat(source.module, list(source.inputs), outputs).eval()
     example = source.sample(source.capture_sizes(), torch.Generator().manual_seed(0))
-    with source.exporting(), _quiet():
-        program = _trace(module, source, example)
+    with source.exporting(), _quiet(), traceable():
+        program = source.program or _trace(module, source, example)
+        raise_flex_attention(program)
         model = _convert(program, list(source.inputs), list(outputs))
     _check_flat(model)
     separate_outputs(model, outputs)
-    _name_modules(model)
+    _name_modules(model, "" if source.program else _WRAPPED)
     rename_dimensions(model, source.dynamic)
+    raise_written(model)
+    specify_masks(model)
     canonical.canonicalize(model)
+    attach_bodies(model)
     clean(model)
     _check_dynamic(model, source)
     return model
@@ -86,14 +99,32 @@ def capture(source: Source, outputs: Sequence[str]) -> ir.Model:
 
 def _trace(module: torch.nn.Module, source: Source, example: Mapping[str, torch.Tensor]) -> torch.export.ExportedProgram:
     symbols = {name: torch.export.Dim(name, min=dim.least, max=dim.limit) for name, dim in source.dimensions.items()}
-    shapes = tuple({axis: symbols[s] for axis, s in source.dynamic.get(name, {}).items()} or None for name in source.inputs)
-    try:
-        with torch.no_grad():
-            return torch.export.export(module, tuple(example.values()), dynamic_shapes={"args": shapes}, strict=False)
-    except CaptureError:
-        raise
-    except Exception as error:
-        raise CaptureError(_explain(error)) from error
+    free = torch.export.Dim.DYNAMIC  # of a dimension that follows from others
+    shapes = tuple(
+        {axis: symbols.get(s, free) for axis, s in source.dynamic.get(name, {}).items()} or None for name in source.inputs
+    )
+
+    def export(defer: bool) -> torch.export.ExportedProgram:
+        return torch.export.export(
+            module,
+            tuple(example.values()),
+            dynamic_shapes={"args": shapes},
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=defer,
+        )
+
+    with torch.no_grad():
+        try:
+            return export(defer=False)
+        except CaptureError:
+            raise
+        except Exception as error:
+            if is_unproven(error):
+                with contextlib.suppress(Exception):  # the first error says what is wrong
+                    program = export(defer=True)
+                    if conditions_hold(program):
+                        return program
+            raise CaptureError(_explain(error)) from error
 
 
 def _convert(program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]) -> ir.Model:
@@ -120,10 +151,10 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, EdgeAttnError):
         return str(error)
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return (
-        f"torch.onnx cannot write the model as a graph ({type(error).__name__}): {first}\n"
-        "fix: torch.onnx.export(model, ..., dynamo=True, report=True) says more"
-    )
+    fix = "torch.onnx.export(model, ..., dynamo=True, report=True) says more"
+    if type(error).__name__ == "DispatchError":
+        fix = "give the operator a body in standard operators with edgeattn.exporters.register_custom_operator"
+    return f"torch.onnx cannot write the model as a graph ({type(error).__name__}): {first}\nfix: {fix}"
 
 
 def _check_names(source: Source, outputs: Sequence[str]) -> None:
@@ -156,12 +187,25 @@ def _explain(error: Exception) -> str:
         message = f"the model's control flow depends on the values of its tensors, which no static graph can hold: {first}"
         fix = "compute both branches and choose with torch.where, or move the decision out of the model"
     elif "Constraints violated" in text or "ConstraintViolation" in type(error).__name__:
-        message = f"the model fixes a size that was declared dynamic: {' '.join(text.split())[:600]}"
-        fix = "declare that axis static, or take the size from the input's shape inside the model"
+        message, fix = _fixed_size(" ".join(text.split()))
     else:
         message = f"torch.export cannot trace the model ({type(error).__name__}): {first}"
         fix = "run torch.export.export(model, inputs) alone to see the whole report"
-    return "\n".join([message, *(lines or _user_frame(error)), f"fix: {fix}"])
+    return "\n".join([message, *(lines or specialized_lines(error) or _user_frame(error)), f"fix: {fix}"])
+
+
+def _fixed_size(text: str) -> tuple[str, str]:
+    """What torch.export says of a size that became a number, and what can be done about it."""
+    fixed = re.search(r"marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)", text)
+    if fixed is None:
+        message = f"the model fixes a size that was declared dynamic: {text[:600]}"
+        return message, "declare that axis static, or take the size from the input's shape inside the model"
+    name, size = fixed.groups()
+    message = (
+        f"the model fixes a size that was declared dynamic: {name} would be static, {size} and nothing else. A Python loop over "
+        "that axis does this (one step per position, as state-space and recurrent models have), or a shape used as a number"
+    )
+    return message, f"declare {name} static, or compute all its positions at once"
 
 
 def _user_frame(error: Exception) -> list[str]:
@@ -175,22 +219,24 @@ def _user_frame(error: Exception) -> list[str]:
     return [found] if found else []
 
 
-def _name_modules(model: ir.Model) -> None:
-    """Keep each node's module path, as the user's own module has it; drop stack traces, which hold paths of this machine."""
+def _name_modules(model: ir.Model, root: str) -> None:
+    """Keep each node's module path, as the user's own module has it under `root`; drop stack traces, which hold paths of
+    this machine."""
+    prefix = f"{root}." if root else ""
     for node in model.graph.all_nodes():
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES_KEY, "[]"))
         node.metadata_props.clear()
         node.doc_string = None
         if len(scopes) > 1:
             path = str(scopes[-2])
-            node.metadata_props[MODULE_KEY] = "" if path == _WRAPPED else path.removeprefix(f"{_WRAPPED}.")
+            node.metadata_props[MODULE_KEY] = "" if path == root else path.removeprefix(prefix)
         for value in node.outputs:
             value.metadata_props.clear()
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
     for value in list(model.graph.initializers.values()):
-        if value.name and value.name.startswith(f"{_WRAPPED}."):
-            value.name = value.name.removeprefix(f"{_WRAPPED}.")
+        if value.name:
+            value.name = value.name.removeprefix(prefix)
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
 
@@ -210,12 +256,13 @@ def _check_dynamic(model: ir.Model, source: Source) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's progress prints and advice off the user's screen; errors still raise."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "onnx_ir"))}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)

@@ -17,9 +17,10 @@ from onnxscript.values import Op, Opset
 
 from edgeattn.errors import CaptureError
 from edgeattn.exporters.canonical import CAPTURED_OP, CAPTURED_PARTIAL_OP, SPEC_ATTRIBUTE
+from edgeattn.exporters.custom.registry import translations
 from edgeattn.exporters.sites import DOMAIN
 from edgeattn.models import functional, partial
-from edgeattn.spec import Causal, Full, SoftmaxAttention, to_json
+from edgeattn.spec import Causal, Full, MaskKind, SoftmaxAttention, to_json
 
 _FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(double)"]
 
@@ -30,6 +31,7 @@ def table() -> dict[Callable[..., Any], Callable[..., Any]]:
         functional.operator._opoverload: _attention,
         partial.partial_operator._opoverload: _partial_attention,
         torch.ops.aten.scaled_dot_product_attention.default: _scaled_dot_product_attention,
+        **translations(),
     }
 
 
@@ -89,6 +91,8 @@ def _scaled_dot_product_attention(
     query, key, value = (_four_axes(x, missing) for x in (query, key, value))
     if attn_mask is not None and len(attn_mask.shape) == 3 and missing == 1:
         attn_mask = _four_axes(attn_mask, missing)
+    padding = _key_padding(attn_mask, query, key)
+    kind: MaskKind = "key_padding" if padding is not None else "dense" if _is_bool(attn_mask) else "none"
     spec = SoftmaxAttention(
         q_heads=_static(query, 1),
         kv_heads=_static(key, 1),
@@ -96,10 +100,10 @@ def _scaled_dot_product_attention(
         value_head_dim=_static(value, 3),
         scale=scale or 0.0,
         pattern=Causal() if is_causal else Full(),
-        mask="dense" if _is_bool(attn_mask) else "none",
-        bias=attn_mask is not None and not _is_bool(attn_mask),
+        mask=kind,
+        bias=attn_mask is not None and kind == "none",
     )
-    mask, bias = (attn_mask, None) if _is_bool(attn_mask) else (None, attn_mask)
+    mask, bias = (None, attn_mask) if kind == "none" else (attn_mask if padding is None else padding, None)
     context = _CAPTURED(query, key, value, mask, bias, spec=to_json(spec))
     return opset18.Squeeze(context, opset18.Constant(value_ints=_new_axes(missing))) if missing else context
 
@@ -118,6 +122,17 @@ def _four_axes(value: Any, missing: int) -> Any:
     wide.shape = ir.Shape([*dims[:1], 1, *dims[1:]] if missing == 1 else [1, 1, *dims])
     wide.dtype = value.dtype
     return wide
+
+
+def _key_padding(mask: Any, query: Any, key: Any) -> Any:
+    """A bool mask (B, 1, 1, T) as (B, T), since it says of each key alone whether it is seen; None for any other."""
+    if not _is_bool(mask) or len(mask.shape) != 4 or list(mask.shape[1:3]) != [1, 1]:
+        return None
+    if (mask.shape[0], mask.shape[3]) != (query.shape[0], key.shape[2]):
+        return None
+    padding = opset18.Squeeze(mask, opset18.Constant(value_ints=[1, 2]))
+    padding.shape, padding.dtype = ir.Shape([mask.shape[0], mask.shape[3]]), mask.dtype
+    return padding
 
 
 def _is_bool(value: Any) -> bool:

@@ -20,3 +20,31 @@ def sample_like(example: torch.Tensor, shape: tuple[int, ...], generator: torch.
         return noise.to(example.dtype)
     values = example.flatten()
     return values[torch.randint(values.numel(), shape, generator=generator)]
+
+
+def draw_for(
+    graph: torch.fx.Graph, name: str, dtype: torch.dtype, shape: tuple[int, ...], generator: torch.Generator
+) -> torch.Tensor:
+    """A tensor for the placeholder `name` of a graph that brings no example.
+
+    Floats are normal. Integers are below the length of every table that they index, and 0 or 1 where they index none;
+    an input called like a mask is all ones.
+    """
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(shape, generator=generator, dtype=dtype)
+    if dtype is torch.bool or "mask" in name:
+        return torch.ones(shape, dtype=dtype)
+    tables = [rows for node in graph.nodes if node.name == name for rows in _tables(node)]
+    return torch.randint(min(tables, default=2), shape, generator=generator).to(dtype)
+
+
+def _tables(node: torch.fx.Node) -> list[int]:
+    """Lengths of the tables that a value indexes, itself or converted."""
+    found: list[int] = []
+    for user in node.users:
+        table = user.args[0] if user.args else None
+        if user.target is torch.ops.aten.embedding.default and isinstance(table, torch.fx.Node):
+            found.append(int(table.meta["val"].shape[0]))
+        elif user.target in (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default, torch.ops.aten.view.default):
+            found += _tables(user)
+    return found

@@ -84,7 +84,7 @@ CASES = {
     "mask of rank 4": Case(
         SoftmaxAttention(2, 2, 8, mask="dense"), mask=(_hidden(2, 2, 5, 7), {0: "batch", 2: "queries", 3: "keys"})
     ),
-    "mask of keys": Case(SoftmaxAttention(2, 2, 8, mask="dense"), mask=(_hidden(2, 1, 1, 7), {0: "batch", 3: "keys"})),
+    "mask of keys": Case(SoftmaxAttention(2, 2, 8, mask="key_padding"), mask=(_hidden(2, 1, 1, 7), {0: "batch", 3: "keys"})),
     "float mask": Case(SoftmaxAttention(2, 2, 8, bias=True), mask=(_additive(), {0: "queries", 1: "keys"})),
     "causal": Case(SoftmaxAttention(2, 2, 8, pattern=Causal()), {"is_causal": True}),
     "scale": Case(SoftmaxAttention(2, 2, 8, scale=0.3), {"scale": 0.3}),
@@ -161,7 +161,7 @@ def test_multihead_attention_with_padding(captured: Callable[..., Any]) -> None:
     padding = torch.tensor([[False] * 4 + [True] * 2, [False] * 6])
     dynamic = {**SEQUENCE, "padding": {0: "batch", 1: "sequence"}}
     result = captured(Torchs(), {"x": torch.randn(2, 6, 12), "padding": padding}, dynamic)
-    assert [site.spec for site in find_sites(result.model)] == [SoftmaxAttention(3, 3, 4, bias=True)]
+    assert [site.spec for site in find_sites(result.model)] == [SoftmaxAttention(3, 3, 4, mask="key_padding")]
     result.check(batch=3, sequence=7)
 
 

@@ -1,0 +1,1 @@
+"""torch's flex_attention: its modifier functions, read as a spec."""
