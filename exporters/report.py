@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,10 @@ class FlavourReport:
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """The result of an export. `passed` is False when any flavour's gate failed; `output` is None when nothing was kept."""
+    """The result of an export. `passed` is False when any flavour's gate failed; `output` is None when nothing was kept.
+
+    `refused`: modality -> why its pre-processing could not be taken along.
+    """
 
     source: str
     output: Path | None
@@ -34,6 +37,7 @@ class ExportReport:
     flavours: tuple[FlavourReport, ...]
     size: int
     seconds: float
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -50,6 +54,7 @@ class ExportReport:
                 {"name": s.name, "module": s.module, "function": s.function, "spec": to_dict(s.spec)} for s in self.sites
             ],
             "unraised": list(self.unraised),
+            "refused": dict(self.refused),
             "flavours": [{**dataclasses.asdict(r.flavour), "size": r.size, "failure": r.failure} for r in self.flavours],
             "size": self.size,
             "seconds": round(self.seconds, 3),

@@ -10,7 +10,7 @@ from edgeattn.exporters.passes.gelu import OrderGelu
 from edgeattn.exporters.passes.outputs import output_names, separate_outputs
 from edgeattn.exporters.passes.reshapes import CancelMovement
 from edgeattn.exporters.passes.rms_norm import DivideByRoot
-from edgeattn.exporters.passes.tied_weights import ShareTransposed
+from edgeattn.exporters.passes.tied_weights import ShareWeights
 from edgeattn.exporters.passes.weight_names import NameWeights
 
 
@@ -24,8 +24,8 @@ def clean(model: ir.Model) -> None:
         common.DeduplicateInitializersPass(),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
+        ShareWeights(),
         NameWeights(),
-        ShareTransposed(),
         common.NameFixPass(),
     )
 

@@ -107,7 +107,7 @@ def test_a_lost_padding_mask_fails_the_export(tmp_path: Path, monkeypatch: pytes
 
     @contextmanager
     def exporting(model: object) -> Iterator[None]:
-        monkeypatch.setattr(transformers_attention, "key_padding", lambda *_, **__: None)
+        monkeypatch.setattr(transformers_attention, "described_mask", lambda *_, **__: None)
         with original(model):
             yield
 

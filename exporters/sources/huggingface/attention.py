@@ -1,100 +1,68 @@
-"""transformers' attention *and* mask interfaces: every modern model's attention arrives as a spec, padding included.
+"""While a graph is captured, a transformers model attends through edgeattn, padding and patterns included.
 
-Both must be registered: with the attention alone, transformers passes no mask at all and padding silently takes part.
+Both of transformers' interfaces must be switched: with the attention alone, it passes no mask at all, and padding
+silently takes part.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-import torch
-
-from edgeattn.errors import CaptureError
+from edgeattn.exporters.sources.huggingface.adapters.base import changed
 from edgeattn.exporters.sources.huggingface.adapters.registry import adapters
-from edgeattn.models.functional import attention
-from edgeattn.spec import Causal, Full, Pattern, SlidingWindow, SoftmaxAttention
+from edgeattn.exporters.sources.huggingface.attending import attend
+from edgeattn.exporters.sources.huggingface.masks import described_mask
 
 NAME = "edgeattn"
+_EXPERTS = "batched_mm"
+"""The one way of transformers to run a mixture of experts that is a static graph."""
 
 
 @contextlib.contextmanager
 def exporting(model: Any) -> Iterator[None]:
-    """While open, `model` attends through edgeattn; afterwards with its own attention again."""
+    """While open, `model` attends through edgeattn; afterwards with its own attention again.
+
+    A part that neither follows transformers' interface nor has an adapter keeps its own attention, which raising may
+    still recognise.
+    """
     found = adapters(model)
     with contextlib.ExitStack() as stack:
-        if not found or any(adapter.interface for adapter in found):
-            stack.enter_context(_through_interface(model))
+        stack.enter_context(
+            _through_interface(model, {name for adapter in found if adapter.interface for name in adapter.classes})
+        )
         for adapter in found:
             stack.enter_context(adapter.exporting(model))
         yield
 
 
 @contextlib.contextmanager
-def _through_interface(model: Any) -> Iterator[None]:
-    from transformers import AttentionInterface, AttentionMaskInterface
+def _through_interface(model: Any, adapted: set[str]) -> Iterator[None]:
+    from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, key_padding)
-    before = model.config._attn_implementation
-    try:
-        _switch(model)
+    AttentionInterface.register(NAME, partial(attend, causal_flag=model.config._attn_implementation != "eager"))
+    AttentionMaskInterface.register(NAME, described_mask)
+    with contextlib.ExitStack() as stack:
+        for config in _configs(model, lambda part: part._can_set_attn_implementation() or _holds(part, adapted)):
+            stack.enter_context(changed(config, "_attn_implementation_internal", NAME))
+        for config in _configs(model, lambda part: part._can_set_experts_implementation()):
+            stack.enter_context(changed(config, "_experts_implementation_internal", _EXPERTS))
+        # positions that a model makes for itself are consecutive: what looks packed is the tracer's ignorance
+        stack.enter_context(changed(masking_utils, "find_packed_sequence_indices", _never_packed))
         yield
-    finally:
-        model.set_attn_implementation(before)
 
 
-def _switch(model: Any) -> None:
-    refused: Exception | None = None
-    try:
-        model.set_attn_implementation(NAME)
-    except ValueError as error:  # how transformers refuses a model that does its own attention
-        refused = error
-    if refused is not None or model.config._attn_implementation != NAME:
-        raise CaptureError(
-            f"{type(model).__name__} does not attend through transformers' interface; no adapter for it exists yet"
-        ) from refused
+def _configs(model: Any, concerned: Callable[[Any], bool]) -> list[Any]:
+    """The configs of the transformers models inside `model` that are `concerned`, each once."""
+    parts = [part for part in model.modules() if hasattr(part, "_can_set_attn_implementation") and concerned(part)]
+    return list({id(part.config): part.config for part in parts}.values())
 
 
-def key_padding(*_: Any, attention_mask: torch.Tensor | None = None, **__: Any) -> torch.Tensor | None:
-    """The mask as the model got it, bool (B, T); causal and window are the spec's, not the mask's."""
-    return None if attention_mask is None else attention_mask.to(torch.bool)
+def _holds(part: Any, classes: set[str]) -> bool:
+    return any(type(module).__name__ in classes for module in part.modules())
 
 
-def attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    is_causal: bool | None = None,
-    position_bias: torch.Tensor | None = None,
-    s_aux: torch.Tensor | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """transformers' attention signature: q (B, H, S, D), k, v (B, K, T, D) -> (B, S, H, D)."""
-    spec = SoftmaxAttention(
-        q_heads=query.shape[1],
-        kv_heads=key.shape[1],
-        head_dim=query.shape[3],
-        value_head_dim=value.shape[3],
-        scale=scaling or 0.0,
-        pattern=_pattern(bool(getattr(module, "is_causal", False) if is_causal is None else is_causal), sliding_window),
-        softcap=softcap,
-        mask="none" if attention_mask is None else "key_padding",
-        bias=position_bias is not None,
-        sink=s_aux is not None,
-    )
-    context = attention(query, key, value, spec, mask=attention_mask, bias=position_bias, sink=s_aux)
-    return context.transpose(1, 2), None
-
-
-def _pattern(causal: bool, window: int | None) -> Pattern:
-    """transformers counts the window as flash attention does: the reach to each side, the position itself included."""
-    if window is None:
-        return Causal() if causal else Full()
-    return SlidingWindow(left=window - 1, right=0 if causal else window - 1)
+def _never_packed(position_ids: Any) -> None:
+    """Stands in for `find_packed_sequence_indices`: None means one sequence per row."""

@@ -136,7 +136,7 @@ def _shapes(model: Any) -> dict[str, tuple[int, int, int]]:
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return {name: (heads, 0, size) for name in past_names(_layers(model))}
+    return dict.fromkeys(past_names(_layers(model)), (heads, 0, size))
 
 
 def _layers(model: Any) -> int:

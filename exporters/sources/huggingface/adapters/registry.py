@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
+from edgeattn.exporters.sources.huggingface.adapters import blip, bloom, deberta, falcon, git, mpnet, swinv2
 from edgeattn.exporters.sources.huggingface.adapters.base import Adapter
 
-ADAPTERS: tuple[Adapter, ...] = ()
+ADAPTERS: tuple[Adapter, ...] = (blip.BLIP, git.GIT, bloom.BLOOM, deberta.DEBERTA_V2, falcon.FALCON, mpnet.MPNET, swinv2.SWINV2)
+
+TASKS: dict[str, Callable[[Any], nn.Module]] = {"BlipForQuestionAnswering": blip.BlipAnswer}
+"""Classes whose forward pass does not give what they are for -> a module around them that does."""
+
+
+def task(model: Any) -> nn.Module:
+    """`model`, or the module that makes its task of it."""
+    around = TASKS.get(type(model).__name__)
+    whole: nn.Module = model if around is None else around(model)
+    return whole
 
 
 def adapters(model: Any) -> list[Adapter]:

@@ -27,13 +27,15 @@ class Feed:
 class Part:
     """Inputs that belong together, with the sizes they may have and what makes them from a user's data.
 
-    `files`: bundle path -> file to copy. `settings`: what the manifest keeps of the pre-processing.
+    `files`: bundle path -> file to copy, or its content. `settings`: what the manifest keeps of the tokenizer. `preprocessing`: the same of
+    images and sounds, as a field of `Preprocessing` -> its settings, or the reason why there are none.
     """
 
     feeds: dict[str, Feed]
     dimensions: tuple[Dimension, ...]
-    files: dict[str, Path] = field(default_factory=dict)
+    files: dict[str, Path | bytes] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    preprocessing: dict[str, Any] = field(default_factory=dict)
 
 
 Maker = Callable[[Path, Any, Sequence[str]], Part]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeattn.errors import SourceError
-from edgeattn.exporters.sources.huggingface.inputs import text
+from edgeattn.exporters.sources.huggingface.inputs import audio, decoder, image, series, text
 from edgeattn.exporters.sources.huggingface.inputs.base import Maker, Part
 
 
@@ -21,7 +21,14 @@ class _Row:
     maker: Maker
 
 
-_ROWS = (_Row(text.NAMES, text.text),)
+_ROWS = (
+    _Row(text.NAMES, text.text),
+    _Row(audio.SOUND_NAMES, audio.sound),
+    _Row(audio.FEATURE_NAMES, audio.features),
+    _Row(image.NAMES, image.image),
+    _Row(series.NAMES, series.series),
+    _Row(decoder.NAMES, decoder.decoder),
+)
 
 
 def parts(folder: Path, model: Any) -> list[Part]:
@@ -32,9 +39,7 @@ def parts(folder: Path, model: Any) -> list[Part]:
     """
     accepted = inspect.signature(model.forward).parameters
     found = [
-        row.maker(folder, model, [name for name in row.names if name in accepted])
-        for row in _ROWS
-        if row.names[0] in accepted
+        row.maker(folder, model, [name for name in row.names if name in accepted]) for row in _ROWS if row.names[0] in accepted
     ]
     if not found:
         known = ", ".join(row.names[0] for row in _ROWS)

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from edgeattn.exporters.sources.base import PADDING_INPUT, Dimension
+from edgeattn.errors import SourceError
+from edgeattn.exporters.sources.base import PADDING_INPUT, Dimension, padded_mask
 from edgeattn.exporters.sources.huggingface.inputs.base import Draw, Feed, Part
 from edgeattn.exporters.sources.huggingface.pooling import read_json
 
@@ -20,12 +21,12 @@ _ENCODED = {TOKENS: "ids", PADDING_INPUT: "attention_mask", "token_type_ids": "t
 
 
 def text(folder: Path, model: Any, names: Sequence[str]) -> Part:
-    """Random token ids; the mask is ones (the source pads it), token types are drawn from all there are."""
+    """Random tokens, padded at the end and at the front; token types are drawn from all there are."""
     config = model.config.get_text_config()
     types = getattr(config, "type_vocab_size", None) or 0
     draws = {
-        TOKENS: integers(int(config.vocab_size)),
-        PADDING_INPUT: lambda sizes, _: torch.ones((sizes["batch"], sizes["sequence"]), dtype=torch.int64),
+        TOKENS: _tokens(int(config.vocab_size), getattr(config, "pad_token_id", None), PADDING_INPUT in names),
+        PADDING_INPUT: lambda sizes, _: padding(sizes["batch"], sizes["sequence"]),
         "token_type_ids": integers(types),
     }
     chosen = [name for name in names if name != "token_type_ids" or types]
@@ -34,8 +35,29 @@ def text(folder: Path, model: Any, names: Sequence[str]) -> Part:
         feeds={name: Feed(draws[name], {0: "batch", 1: "sequence"}) for name in chosen},
         dimensions=(Dimension("batch", batch=True), Dimension("sequence", limit=limit)),
         files={f"tokenizer/{name}": folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()},
-        settings=_tokenizer(folder, chosen, limit),
+        settings=_tokenizer(folder, model, chosen, limit),
     )
+
+
+def padding(batch: int, length: int) -> torch.Tensor:
+    """As `padded_mask`, with the padding of every second row in front: where a causal query would see it."""
+    mask = padded_mask(torch.ones((batch, length), dtype=torch.int64))
+    front = 1 if batch > 1 else 0
+    mask[front::2] = mask[front::2].flip(1)
+    return mask
+
+
+def _tokens(count: int, pad: int | None, masked: bool) -> Draw:
+    """Draws (B, S) token ids; the padding token stands where there is padding, and nowhere else."""
+
+    def draw(sizes: Mapping[str, int], generator: torch.Generator) -> torch.Tensor:
+        shape = (sizes["batch"], sizes["sequence"])
+        if pad is None or not 0 <= pad < count or count == 1:
+            return torch.randint(count, shape, generator=generator)
+        real = (torch.randint(count - 1, shape, generator=generator) + pad + 1) % count
+        return torch.where(padding(*shape) == 1, real, pad) if masked else real
+
+    return draw
 
 
 def integers(count: int, length: str = "sequence") -> Draw:
@@ -49,17 +71,20 @@ def integers(count: int, length: str = "sequence") -> Draw:
 
 def longest(model: Any) -> int | None:
     """The most positions the model takes. The RoBERTa family counts them from behind its padding index."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    config = model.config.get_text_config()
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    limit = next((number for number in limits if number is not None and number > 0), None)
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
             return module.num_embeddings - module.padding_idx - 1
     return limit
 
 
-def _tokenizer(folder: Path, inputs: list[str], limit: int | None) -> dict[str, Any]:
+def _tokenizer(folder: Path, model: Any, inputs: list[str], limit: int | None) -> dict[str, Any]:
     """How `edgeattn run --text` makes feeds; empty without a tokenizer.json."""
     if not (folder / "tokenizer.json").is_file():
         return {}
+    _check_vocabulary(folder / "tokenizer.json", model)
     path = folder / "sentence_bert_config.json"
     settings = read_json(path) if path.is_file() else {}
     length = settings.get("max_seq_length") if isinstance(settings, dict) else None
@@ -68,3 +93,28 @@ def _tokenizer(folder: Path, inputs: list[str], limit: int | None) -> dict[str, 
         "max_length": length or limit or 512,
         "inputs": {name: _ENCODED[name] for name in inputs},
     }
+
+
+def _rows(model: Any) -> int:
+    """How many tokens the model embeds; a model of texts and images may not say where it does so."""
+    try:
+        return int(model.get_input_embeddings().num_embeddings)
+    except (AttributeError, NotImplementedError):
+        return int(model.config.get_text_config().vocab_size)
+
+
+def _check_vocabulary(path: Path, model: Any) -> None:
+    """Raise SourceError for a tokenizer that gives ids the model has no embedding for."""
+    from tokenizers import Tokenizer
+
+    try:
+        vocabulary: dict[str, int] = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+    except Exception as error:  # the library raises no narrower type
+        raise SourceError(f"{path} cannot be read as a tokenizer: {error}") from error
+    rows = _rows(model)
+    token = max(vocabulary, key=vocabulary.__getitem__, default=None)
+    if token is not None and vocabulary[token] >= rows:
+        raise SourceError(
+            f"{path} does not match the model: it gives ids up to {vocabulary[token]} ({token!r}), and the model embeds {rows} "
+            "tokens; use the tokenizer that the model was trained with, or model.resize_token_embeddings"
+        )
