@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGES = (
-    "numpy", "click", "rich", "onnxruntime", "openvino", "tokenizers", "torch", "onnx", "onnx-ir", "onnxscript", "transformers",
+    "numpy", "click", "rich", "onnxruntime", "openvino", "pillow", "tokenizers", "torch", "onnx", "onnx-ir", "onnxscript", "transformers",
 )  # fmt: skip
 """Packages whose versions decide what edgeattn can do and how fast it is."""
 

@@ -20,7 +20,7 @@ from edgeattn.parity import Array, compare_arrays
 from edgeattn.runtimes.base import LoadOptions, Runtime
 from edgeattn.tolerance import default_class
 
-_COMPARED = (ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
+_COMPARED = {ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,12 @@ def first_difference(suspect: Run, trusted: Run, inputs: Arrays) -> str:
 
 
 def _shared(suspect: ir.Model, trusted: ir.Model) -> list[str]:
-    """Values that both compute, of a type that can be compared, in the suspect's order."""
+    """Values that both compute, in the suspect's order."""
     known = {value.name: value for value in _outside(trusted)}
     return [
         value.name
         for value in _outside(suspect)
-        if value.name in known and value.name and value.dtype in _COMPARED and _alike(value, known[value.name])
+        if value.name in known and value.name and _alike(value, known[value.name])
     ]
 
 
@@ -78,7 +78,9 @@ def _outside(model: ir.Model) -> Iterator[ir.Value]:
 
 
 def _alike(one: ir.Value, other: ir.Value) -> bool:
-    """Whether the same operator gives both, or both are an attention's."""
+    """Whether both have a type that can be compared, and the same operator gives them, or both are an attention's."""
+    if not {one.dtype, other.dtype} <= _COMPARED:
+        return False
     producers = one.producer(), other.producer()
     kinds = ["attention" if p is None or SPEC_KEY in p.metadata_props else p.op_type for p in producers]
     return kinds[0] == kinds[1]
