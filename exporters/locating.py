@@ -62,9 +62,7 @@ def _shared(suspect: ir.Model, trusted: ir.Model) -> list[str]:
     """Values that both compute, in the suspect's order."""
     known = {value.name: value for value in _outside(trusted)}
     return [
-        value.name
-        for value in _outside(suspect)
-        if value.name in known and value.name and _alike(value, known[value.name])
+        value.name for value in _outside(suspect) if value.name in known and value.name and _alike(value, known[value.name])
     ]
 
 

@@ -27,7 +27,8 @@ class Projected(nn.Module):
 
     def heads(self, x: Tensor, linear: nn.Linear) -> Tensor:
         """(B, 3, S, 8)."""
-        return linear(x).unflatten(-1, (-1, 8)).transpose(1, 2)
+        heads: Tensor = linear(x).unflatten(-1, (-1, 8)).transpose(1, 2)
+        return heads
 
 
 class Folded(Projected):
@@ -36,7 +37,8 @@ class Folded(Projected):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (self.heads(x, linear).flatten(0, 1) for linear in (self.q, self.k, self.v))
         context = torch.bmm((torch.bmm(q, k.transpose(1, 2)) / 8**0.5).softmax(-1), v)
-        return context.unflatten(0, (-1, 3)).transpose(1, 2).flatten(2)
+        apart: Tensor = context.unflatten(0, (-1, 3))  # type: ignore[no-untyped-call]
+        return apart.transpose(1, 2).flatten(2)
 
 
 class FoldedWithBias(Projected):
@@ -48,11 +50,12 @@ class FoldedWithBias(Projected):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (self.heads(x, linear).flatten(0, 1) for linear in (self.q, self.k, self.v))
-        scores = torch.bmm(q * 8**-0.5, k.transpose(1, 2)).unflatten(0, (-1, 3))
+        scores = torch.bmm(q * 8**-0.5, k.transpose(1, 2)).unflatten(0, (-1, 3))  # type: ignore[no-untyped-call]
         places = torch.arange(x.shape[1])
         scores = scores - self.slopes * (places[:, None] - places).abs()
         context = torch.bmm(scores.softmax(-1).flatten(0, 1), v)
-        return context.unflatten(0, (-1, 3)).transpose(1, 2).flatten(2)
+        apart: Tensor = context.unflatten(0, (-1, 3))  # type: ignore[no-untyped-call]
+        return apart.transpose(1, 2).flatten(2)
 
 
 class OneHead(Projected):
