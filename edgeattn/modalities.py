@@ -61,6 +61,8 @@ class MelSettings:
     def __post_init__(self) -> None:
         sizes = (self.bins, self.fft, self.hop, self.samples)
         _check("bins, fft, hop, samples", sizes, _within(sizes, _SAMPLES) and self.bins <= self.fft < self.samples)
+        frames = self.samples // self.hop
+        _check("bins, fft, hop, samples", sizes, self.fft * max(frames, self.bins) <= _SAMPLES)
         _check("highest", self.highest, 0 < self.highest < math.inf)
 
 

@@ -33,7 +33,8 @@ class Tolerance:
 
 TABLE: dict[tuple[OutputClass, str], Tolerance] = {
     ("activation", "float32"): Tolerance(atol=2e-5, rtol=0.0),
-    ("decoder", "float32"): Tolerance(atol=2e-4, rtol=0.0),
+    # on 30 layers PyTorch itself is up to 1e-4 of the RMS away from its own float64
+    ("decoder", "float32"): Tolerance(atol=1e-3, rtol=0.0),
     ("normalized", "float32"): Tolerance(atol=1e-6, rtol=0.0),
     ("attention", "float32"): Tolerance(atol=5e-6, rtol=5e-6),
     ("integer", "int64"): Tolerance(atol=0.0, rtol=0.0),

@@ -81,11 +81,11 @@ def _reused(node: ir.Node, value: ir.Value, places: dict[ir.Value, _Memory], num
     """The memory of an operand that the result takes over, if it does."""
     if node.domain != "" or len(node.outputs) != 1:
         return None
-    operands = [places[v] for v in node.inputs if v is not None and v in places]
     if node.op_type in _VIEWS:
-        return operands[0] if operands else None
+        return None if node.inputs[0] is None else places.get(node.inputs[0])
     if node.op_type not in _ELEMENTWISE:
         return None
+    operands = [places[v] for v in node.inputs if v is not None and v in places]
     size = _bytes(value, float_bytes)
     return next((memory for memory in operands if memory.last == number and memory.size == size), None)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeattn.derived import derived_size, is_derived
 from edgeattn.errors import FeedError, RuntimeMissingError, RuntimeRunError, UsageError, unknown
 from edgeattn.manifest import PAST, TensorInfo
 
@@ -238,6 +239,7 @@ def validate_feeds(inputs: Sequence[TensorInfo], feeds: Mapping[str, Array]) -> 
         array = _as_array(info, feeds[info.name])
         _check_array(info, array, sizes)
         checked[info.name] = np.ascontiguousarray(array) if array.ndim else array
+    _check_derived(inputs, {dim: size for dim, (size, _) in sizes.items()})
     return checked
 
 
@@ -267,6 +269,17 @@ def _check_array(info: TensorInfo, array: Array, sizes: dict[str, tuple[int, str
     if array.dtype.kind == "f" and np.isnan(array).any():
         where = tuple(int(i) for i in np.argwhere(np.isnan(array))[0])
         raise FeedError(f"input {info.name!r} holds NaN (first at {where}); every output it reaches would be NaN")
+
+
+def _check_derived(inputs: Sequence[TensorInfo], sizes: Mapping[str, int]) -> None:
+    """A dimension such as `sequence + past` has to be that: a runtime would stretch a mask of length 1 without a word."""
+    for info in inputs:
+        for axis, dim in enumerate(info.dims):
+            expected = derived_size(dim, sizes) if isinstance(dim, str) and is_derived(dim) else None
+            if isinstance(dim, str) and expected not in (None, sizes.get(dim, expected)):
+                raise FeedError(
+                    f"input {info.name!r}, axis {axis}: got size {sizes[dim]}, expected {dim} = {expected}; make it that long"
+                )
 
 
 def tensor_info(name: str, dtype: str, dims: Sequence[int | str | None]) -> TensorInfo:

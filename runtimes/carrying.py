@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
+from edgeattn.errors import UsageError
 from edgeattn.runtimes.base import Array, Session, validate_feeds
 
 State = TypeVar("State")
@@ -29,7 +30,10 @@ class Carried(Generic[State]):
 
         Raises:
             FeedError, RuntimeRunError: as `Session.run`.
+            UsageError: the session is closed.
         """
+        if self.session._closed:
+            raise UsageError("the session is closed; load the bundle again")
         outputs, self._state = self._advance(validate_feeds(self._fed, feeds))
         return outputs
 

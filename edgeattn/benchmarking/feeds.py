@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from edgeattn.buckets import no_bucket, smallest
 from edgeattn.bundle import Bundle
+from edgeattn.derived import derived_size, is_derived
 from edgeattn.errors import UsageError, unknown
 from edgeattn.golden import Golden, read_case
+from edgeattn.manifest import PAST
 
 Array = NDArray[Any]
 
@@ -28,13 +30,14 @@ def resolve_sizes(bundle: Bundle, asked: Mapping[str, int] | None) -> dict[str, 
         FeedError: no fixed sizes hold what was asked.
     """
     manifest = bundle.manifest
-    symbols = {dim: None for info in manifest.inputs for dim in info.dims if isinstance(dim, str)}
+    symbols = {dim: None for info in manifest.inputs for dim in info.dims if isinstance(dim, str) and not is_derived(dim)}
     for name, size in (asked or {}).items():
         if name not in symbols:
             raise unknown("dimension", name, symbols)
         limit = manifest.limits.get(name)
-        if size < 1 or (limit is not None and size > limit):
-            raise UsageError(f"size {name}={size}: expected a whole number from 1 to {limit or 'any'}")
+        least = 0 if name == PAST else 1
+        if size < least or (limit is not None and size > limit):
+            raise UsageError(f"size {name}={size}: expected a whole number from {least} to {limit or 'any'}")
     if buckets := [flavour.sizes for flavour in manifest.flavours if flavour.sizes]:
         return _within(buckets, asked or {}, manifest.pads)
     largest = {name: max((case.sizes.get(name, 1) for case in manifest.golden), default=1) for name in symbols}
@@ -66,11 +69,16 @@ def make_feeds(bundle: Bundle, sizes: Mapping[str, int]) -> dict[str, Array]:
         array = golden.inputs[info.name]
         for axis, dim in enumerate(info.dims):
             if isinstance(dim, str):
-                array = np.take(array, np.arange(sizes[dim]), axis=axis, mode="wrap")
+                array = np.take(array, np.arange(_size(dim, sizes, array.shape[axis])), axis=axis, mode="wrap")
         if info.name == bundle.manifest.padding:
             array = np.ones_like(array)
         feeds[info.name] = np.ascontiguousarray(array)
     return feeds
+
+
+def _size(dim: str, sizes: Mapping[str, int], golden: int) -> int:
+    found = derived_size(dim, sizes) if is_derived(dim) else sizes[dim]
+    return golden if found is None else found
 
 
 def _elements(golden: Golden) -> int:

@@ -73,7 +73,8 @@ def _cases(target: TargetCheck) -> str:
         for name, c in _by_kind(case.comparisons).items():
             worst = _number(c.max_abs), _number(c.mean_abs), "-" if math.isnan(c.sqnr_db) else f"{c.sqnr_db:.1f}"
             verdict = "ok" if c.passed else f"FAILED: {c.reason}"
-            rows.append([case.name, numbers.sizes(case.sizes), name, *worst, _number(c.required_atol), verdict])
+            shown = name if c.passed else c.output
+            rows.append([case.name, numbers.sizes(case.sizes), shown, *worst, _number(c.required_atol), verdict])
         if not case.comparisons:
             rows.append([case.name, numbers.sizes(case.sizes), *["-"] * 5, f"FAILED: {case.reason or 'nothing was compared'}"])
     headers = ["case", "sizes", "output", "max error", "mean", "SQNR dB", "needs atol", "result"]

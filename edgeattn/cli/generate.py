@@ -9,6 +9,7 @@ import click
 
 from edgeattn.bundle import open_bundle
 from edgeattn.cli import options
+from edgeattn.errors import UsageError
 from edgeattn.progress import progress
 from edgeattn.runtimes import registry
 
@@ -58,6 +59,9 @@ def command(
     sampling = Sampling(temperature, top_k, top_p)
     opened = open_bundle(bundle)
     tokens = Tokens(opened)
+    if system and (raw or not tokens.chats):
+        why = "--raw leaves the chat template out" if raw else "the model has no chat template"
+        raise UsageError(f"--system {system!r:.40} has no place to go: {why}; put its text in PROMPT")
     ids, mask = tokens.encode([prompt if raw or not tokens.chats else tokens.chat(_messages(prompt, system))])
     with progress() as say:
         say(f"loading {opened.path.name} on {engine.name}:{device}")

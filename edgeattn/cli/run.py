@@ -1,4 +1,4 @@
-"""`edgeattn run`: one run on arrays or text."""
+"""`edgeattn run`: one run on arrays, text, images or sounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from edgeattn.progress import progress
 from edgeattn.runtimes import registry
 
 Array = NDArray[Any]
-
 
 _FILE = click.Path(path_type=Path)
 

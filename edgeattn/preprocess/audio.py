@@ -16,6 +16,8 @@ from edgeattn.preprocess.mel import log_mel
 
 Array = NDArray[Any]
 
+_WIDEST = 4
+"""Bytes of a sample."""
 _STEADY = 1e-7
 """Added to the variance, so that silence is no division by zero."""
 
@@ -36,6 +38,10 @@ def read_wav(path: Path, rate: int) -> Array:
         raise UsageError(
             f"{path} is no WAV file of integer samples (PCM): {error}; fix: ffmpeg -i {path} -c:a pcm_s16le -ar {rate} sound.wav"
         ) from error
+    if width > _WIDEST:
+        raise UsageError(
+            f"{path} has samples of {8 * width} bits, at most {8 * _WIDEST} are read; fix: ffmpeg -i {path} -c:a pcm_s16le sound.wav"
+        )
     if got != rate:
         raise UsageError(
             f"{path} has {got} samples per second, the model takes {rate}; fix: ffmpeg -i {path} -ar {rate} sound.wav"

@@ -12,7 +12,6 @@ from torch.fx import Node
 
 _SHORT, _LONG, _MOST = 1024, 8192, 65536
 """Lengths tried where the program has no limit: with captured tables of that size twice, without, and at most."""
-_BATCH = 3
 _DENSE = 48
 """The first positions, all of which are tried."""
 

@@ -14,9 +14,9 @@ import onnx_ir as ir
 
 from edgeattn.errors import SpecError
 from edgeattn.exporters.graph import Builder
-from edgeattn.exporters.raising.base import Operator, RaisingError, dim
+from edgeattn.exporters.raising.base import Operator, RaisingError, dim, dims
 from edgeattn.exporters.raising.operands import guess_heads, swapped, unscaled, with_heads, without_heads
-from edgeattn.exporters.raising.scores import Hidden, Scores, read_scores, scalar
+from edgeattn.exporters.raising.scores import Hidden, Scores, read_scores, same_rows, scalar
 from edgeattn.spec import SoftmaxAttention
 
 _ABSORBS = -1e9
@@ -73,8 +73,7 @@ def _context(softmax: ir.Node) -> ir.Node | None:
         node = users[0]
         if node.op_type == "MatMul":
             return node if node.inputs[0] is value and node.inputs[1] is not value else None
-        inert = node.op_type in ("Identity", "Cast", "Reshape") or (node.op_type == "Dropout" and _inference(node))
-        if not inert or node.inputs[0] is not value:
+        if node.inputs[0] is not value or not _inert(node):
             return None
         value = node.outputs[0]
     return None
@@ -88,6 +87,15 @@ def _guarded(value: ir.Value, users: list[ir.Node]) -> ir.Value | None:
     flag, where = kinds["IsNaN"].outputs[0], kinds["Where"]
     only = len(flag.uses()) == 1 and not flag.is_graph_output()
     return where.outputs[0] if only and where.inputs[0] is flag and scalar(where.inputs[1]) == 0 else None
+
+
+def _inert(node: ir.Node) -> bool:
+    """Whether the weights stay what they are: each row of them over the keys."""
+    before, after = node.inputs[0], node.outputs[0]
+    if node.op_type == "Reshape":
+        known = bool(dims(before)) and None not in dims(before)
+        return before is not None and (same_rows(before, after) or (known and dims(before) == dims(after)))
+    return node.op_type in ("Identity", "Cast") or (node.op_type == "Dropout" and _inference(node))
 
 
 def _inference(dropout: ir.Node) -> bool:

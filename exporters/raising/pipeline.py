@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import onnx
@@ -139,10 +140,10 @@ def _raise(graph: ir.Graph, op: Operator, raiser: Raiser, name: str) -> None:
         results = raiser(op)
     except SpecError as error:
         raise op.error(str(error)) from error
-    for old, new in zip(op.node.outputs, results, strict=False):
+    for old, new in itertools.zip_longest(op.node.outputs, results[: len(op.node.outputs)]):
         if new is None:
             if old.uses() or old.is_graph_output():
-                raise op.error(f"the output {old.name!r} needs inputs that are not there")
+                raise op.error(f"nothing is known of its output {old.name!r}, or that needs inputs that are not there")
             continue
         new.name, new.shape, new.type = old.name, old.shape, old.type
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

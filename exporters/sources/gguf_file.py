@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from edgeattn.errors import SourceError
 from edgeattn.exporters.sources.base import PADDING_INPUT, Source
@@ -22,6 +23,7 @@ from edgeattn.exporters.sources.huggingface.inputs.text import NAMES, TOKENS, lo
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 """GGUF's name -> transformers' class."""
 _TOKENIZER = "tokenizer/tokenizer.json"
+_FREQUENCIES = "rope_freqs.weight"
 _PERMUTED = frozenset({"llama"})
 """Architectures whose query and key rows are stored in the order of interleaved rotary pairs."""
 
@@ -109,6 +111,11 @@ def _packages() -> tuple[Any, Any]:
 def _model(transformers: Any, kind: str, facts: Mapping[str, Any]) -> Any:
     heads = facts[f"{kind}.attention.head_count"]
     width = facts[f"{kind}.embedding_length"]
+    scaling = facts.get(f"{kind}.rope.scaling.type", "none")
+    if scaling != "none":
+        raise SourceError(
+            f"the GGUF file scales its rotary positions ({scaling}), which is not understood; take the model's Hugging Face folder instead"
+        )
     cls = getattr(transformers, ARCHITECTURES[kind])
     config = cls.config_class(
         vocab_size=len(facts["tokenizer.ggml.tokens"]),
@@ -134,7 +141,8 @@ def _fill(model: Any, kind: str, tensors: Mapping[str, Any], dequantize: Callabl
     """Every parameter from its tensor. Raises SourceError where the two do not agree."""
     state: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
-        if name == "rope_freqs.weight":
+        if name == _FREQUENCIES:
+            _check_frequencies(dequantize(tensor.data, tensor.tensor_type))
             continue
         stem, _, suffix = name.rpartition(".")
         target = f"{_target(stem)}.{suffix}"
@@ -152,6 +160,15 @@ def _fill(model: Any, kind: str, tensors: Mapping[str, Any], dequantize: Callabl
         raise SourceError(f"the tensors of the GGUF file do not fit a {type(model).__name__}: {error}") from error
     # rotary frequencies are computed, not stored
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+
+
+def _check_frequencies(factors: NDArray[Any]) -> None:
+    """Raise SourceError unless each rotary frequency is multiplied by 1."""
+    if bool((factors != 1).any()):
+        raise SourceError(
+            f"the GGUF file rescales its rotary frequencies ({_FREQUENCIES}), which is not understood; take the model's Hugging "
+            "Face folder instead"
+        )
 
 
 def _target(stem: str) -> str:

@@ -52,6 +52,7 @@ def test_a_manifest_without_any_does_not_name_them() -> None:
         (("audio", "rate"), 0),
         (("audio", "least"), -1),
         (("audio", "mel", "samples"), 1 << 40),
+        (("audio", "mel", "samples"), 1 << 26),  # frames of which no memory holds
         (("audio", "mel", "hop"), 0),
         (("audio", "mel", "fft"), 16000),
         (("audio", "mel", "bins"), 401),

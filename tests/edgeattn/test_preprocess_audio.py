@@ -116,6 +116,15 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_wav(path, 16000), np.array([0.25, -0.5, 0.5], np.float32))
 
 
+def test_samples_that_are_too_wide(tmp_path: Path) -> None:
+    path = _wav(tmp_path / "a.wav", bytes(40))
+    header = bytearray(path.read_bytes())
+    struct.pack_into("<HH", header, 32, 8, 64)  # block size and bits per sample
+    path.write_bytes(header)
+    with pytest.raises(UsageError, match=r"a.wav has samples of 64 bits, at most 32 are read; fix: ffmpeg"):
+        read_wav(path, 16000)
+
+
 def test_another_sampling_rate(tmp_path: Path) -> None:
     path = _wav(tmp_path / "a.wav", bytes(40), rate=44100)
     with pytest.raises(

@@ -144,6 +144,22 @@ def test_a_tokenizer_that_is_not_understood(tmp_path: Path) -> None:
         resolve(str(path))
 
 
+def _rescaled(writer: Any) -> None:
+    writer.add_tensor("rope_freqs.weight", np.array([1, 1, 8, 8], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.YARN), r"scales its rotary positions \(yarn\)"),
+        (_rescaled, r"rescales its rotary frequencies \(rope_freqs\.weight\)"),
+    ],
+)
+def test_rotary_positions_that_would_be_others(change: Callable[[Any], None], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=message):
+        resolve(str(_write(tmp_path / "model.gguf", "llama", _model("llama"), change)))
+
+
 def test_tensors_of_another_shape(tmp_path: Path) -> None:
     model = _model("llama")
     model.model.norm.weight = torch.nn.Parameter(torch.ones(WIDTH + 1))

@@ -51,6 +51,7 @@ VALUE = 10 * 20 * 4
         ("y = Relu (x)", 2),  # the caller's memory is not written to
         ("a = Neg (x) s = Shape (a) b = Reshape (a, s) y = MatMul (b, w)", 3),  # another view of a; the shape is 16 bytes
         ("a = Neg (x) b = Identity (a) y = Add (a, b)", 2),
+        ("s = Shape (w) b = Reshape (w, s) y = MatMul (x, b)", 4),  # b, twice as large, does not lie in the shape's 16 bytes
         ("a = Neg (x) y = MatMul (x, w)", 2),  # a is dropped at once
     ],
 )

@@ -156,3 +156,20 @@ def test_a_scale_leaves_no_product_behind(captured: Callable[..., Any]) -> None:
         if node.op_type == "Mul" and node.inputs[1].const_value is not None
     ]
     assert sorted(factors) == pytest.approx([0.1, 2.0])  # the bias's own, and the scale that came after it
+
+
+class Unfolded(Projected):
+    """Heads side by side with the positions of queries, since all have the same values: three axes, and not (B * H, S, T)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.heads(x, self.q), self.heads(x, self.k)
+        weights = (q @ k.transpose(2, 3) / 8**0.5).softmax(-1)
+        context: Tensor = weights.flatten(1, 2) @ self.v(x)[..., :8]
+        return context
+
+
+def test_weights_of_another_layout_are_left_alone(captured: Callable[..., Any]) -> None:
+    result = captured(Unfolded(), {"x": torch.randn(2, 6, 24)}, DYNAMIC)
+    assert find_sites(result.model) == []
+    assert len(unraised(result.model)) == 1
+    result.check(batch=3, sequence=5)

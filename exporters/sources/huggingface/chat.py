@@ -26,5 +26,7 @@ def chat_template(folder: Path) -> str:
     config = read_json(path) if path.is_file() else {}
     found = config.get("chat_template") if isinstance(config, dict) else None
     if isinstance(found, list):
-        found = next((entry.get("template") for entry in found if entry.get("name") == "default"), None)
+        found = next(
+            (entry.get("template") for entry in found if isinstance(entry, dict) and entry.get("name") == "default"), None
+        )
     return found if isinstance(found, str) else ""

@@ -78,6 +78,7 @@ def test_the_command_speaks_through_the_chat_template(small: Small, tokens: Toke
     [
         (["--temperature", "-1"], "temperature must be 0"),
         (["-r", "nothing:cpu"], "unknown runtime 'nothing'"),
+        (["--raw", "--system", "Be brief."], "--system 'Be brief.' has no place to go: --raw leaves the chat template out"),
         (["--max-new-tokens", "0"], "0 is not in the range x>=1"),
     ],
 )
@@ -85,6 +86,12 @@ def test_wrong_options(small: Small, arguments: list[str], message: str) -> None
     result = CliRunner().invoke(cli, ["generate", str(small.bundle), "Hi", *arguments])
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_a_single_run_takes_no_text(small: Small) -> None:
+    result = CliRunner().invoke(cli, ["run", str(small.bundle), "--text", "Hi"])
+    assert result.exit_code == 2
+    assert "takes its key/value cache beside the text; give text to `edgeattn generate`" in result.output
 
 
 def test_a_bundle_without_a_tokenizer(tiny_bundle: Path) -> None:

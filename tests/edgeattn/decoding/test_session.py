@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeattn.decoding import DecoderSession, load_decoder
 from edgeattn.decoding.generating import generate
 from edgeattn.errors import FeedError, UsageError
-from tests.edgeattn.decoding.small import CAPACITY, Small
+from tests.edgeattn.decoding.small import CAPACITY, RUNTIMES, Small
 
 Array = NDArray[Any]
 
@@ -157,3 +157,12 @@ def test_a_mask_of_another_shape(session: DecoderSession) -> None:
 def test_a_model_without_a_cache(tiny_bundle: Path) -> None:
     with pytest.raises(UsageError, match=r"the model has no cache .*export it with --cache dynamic"):
         load_decoder(tiny_bundle)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_closed_session(small: Small, runtime: str) -> None:
+    session = load_decoder(small.bundle, runtime)
+    session.prefill([[1, 2]])
+    session.close()
+    with pytest.raises(UsageError, match="the session is closed; load the bundle again"):
+        session.decode([3])

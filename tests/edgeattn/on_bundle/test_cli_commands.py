@@ -182,12 +182,6 @@ def test_inspect_shows_a_failed_parity(tiny: Path, make: Make) -> None:
     assert "FAILED" in run("inspect", tiny).stdout
 
 
-def test_inspect_of_a_single_onnx_file(tiny: Path) -> None:
-    result = run("inspect", tiny / "model.onnx")
-    assert result.exit_code == 2
-    assert "reads bundles" in result.stderr
-
-
 @pytest.mark.parametrize("command", ["check", "bench", "inspect"])
 def test_truncated_and_foreign_bundles(tiny: Path, tmp_path: Path, command: str) -> None:
     (tmp_path / "foreign").mkdir()
