@@ -59,10 +59,11 @@ def command(
     sampling = Sampling(temperature, top_k, top_p)
     opened = open_bundle(bundle)
     tokens = Tokens(opened)
-    if system and (raw or not tokens.chats):
+    chats = tokens.chats and not raw
+    if system and not chats:
         why = "--raw leaves the chat template out" if raw else "the model has no chat template"
         raise UsageError(f"--system {system!r:.40} has no place to go: {why}; put its text in PROMPT")
-    ids, mask = tokens.encode([prompt if raw or not tokens.chats else tokens.chat(_messages(prompt, system))])
+    ids, mask = tokens.encode([tokens.chat(_messages(prompt, system)) if chats else prompt], templated=chats)
     with progress() as say:
         say(f"loading {opened.path.name} on {engine.name}:{device}")
         session = load_decoder(opened, engine.name, device, threads)

@@ -76,6 +76,10 @@ class DecoderSession:
         real = np.ones_like(new) if mask is None else np.asarray(mask, dtype=np.int64)
         if real.shape != new.shape:
             raise FeedError(f"the mask has shape {list(real.shape)}, the tokens have {list(new.shape)}; make them equal")
+        if not np.isin(real, (0, 1)).all() or not real[:, -1].all():
+            raise FeedError(
+                "a mask holds 1 for a real token and 0 for padding, which belongs in front: its last column must be 1"
+            )
         if self._chain is not None and len(new) != len(self._mask):
             raise FeedError(f"got {len(new)} rows, the cache holds {len(self._mask)}; reset() first, or go on with as many")
         if self.capacity is not None and self.length + new.shape[1] > self.capacity:

@@ -29,7 +29,8 @@ class Tokens:
         self._tokenizer.no_truncation()
         self._settings: Mapping[str, Any] = bundle.manifest.tokenizer
         stop = self._settings.get("stop", [])
-        self.stop: tuple[int, ...] = tuple(int(token) for token in stop) if isinstance(stop, list) else ()
+        known = isinstance(stop, list) and all(isinstance(token, int) for token in stop)
+        self.stop: tuple[int, ...] = tuple(stop) if known else ()
         """Tokens that end a text."""
 
     @property
@@ -37,9 +38,13 @@ class Tokens:
         """Whether the model has a chat template."""
         return bool(self._settings.get("chat_template"))
 
-    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
-        """Tokens and mask, (B, S), padded in front to the longest. Raises UsageError for an empty text."""
-        encodings = [self._tokenizer.encode(text, add_special_tokens=not self.chats).ids for text in texts]
+    def encode(self, texts: Sequence[str], templated: bool = False) -> tuple[Ints, Ints]:
+        """Tokens and mask, (B, S), padded in front to the longest; `templated` texts have their special tokens already.
+
+        Raises:
+            UsageError: an empty text.
+        """
+        encodings = [self._tokenizer.encode(text, add_special_tokens=not templated).ids for text in texts]
         for text, ids in zip(texts, encodings, strict=True):
             if not ids:
                 raise UsageError(f"the prompt {text!r} has no tokens; give at least one")
@@ -62,16 +67,25 @@ class Tokens:
         if not self.chats:
             raise UsageError("the model has no chat template; give the whole prompt as it is")
         try:
-            from jinja2 import TemplateError
             from jinja2.sandbox import ImmutableSandboxedEnvironment
         except ImportError as error:
             raise RuntimeMissingError(f"a chat template needs the package jinja2 ({error}); fix: pip install jinja2") from error
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = _refuse
+        specials = self._settings.get("special_tokens")
+        names = {"bos_token": "", "eos_token": "", **(specials if isinstance(specials, dict) else {})}
         try:
-            template = environment.from_string(self._settings["chat_template"])
-            return str(template.render(messages=list(messages), add_generation_prompt=True, bos_token="", eos_token=""))
-        except TemplateError as error:
-            raise UsageError(f"the model's chat template cannot be filled in: {error}") from error
+            template = environment.from_string(str(self._settings["chat_template"]))
+            return str(template.render(messages=list(messages), add_generation_prompt=True, **names))
+        except Exception as error:  # a template is a program: whatever it does wrong is its own
+            raise UsageError(f"the model's chat template cannot be filled in: {type(error).__name__}: {error}") from error
+
+
+def _refuse(message: str) -> None:
+    """What templates call on messages that they do not take."""
+    raise UsageError(message)
 
 
 class Stream:

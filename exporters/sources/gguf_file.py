@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeattn.errors import SourceError
 from edgeattn.exporters.sources.base import PADDING_INPUT, Source
 from edgeattn.exporters.sources.huggingface.cached import cached_source
+from edgeattn.exporters.sources.huggingface.chat import Chat
 from edgeattn.exporters.sources.huggingface.folder import whole_source
 from edgeattn.exporters.sources.huggingface.inputs.text import NAMES, TOKENS, longest, text
 
@@ -42,11 +43,11 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Gguf:
-    """What a file holds: the model in float32, the tokenizer as the text of a tokenizer.json, the chat template."""
+    """What a file holds: the model in float32, the tokenizer as the text of a tokenizer.json, how it chats."""
 
     model: Any
     tokenizer: str
-    chat_template: str
+    chat: Chat
     licence: str
 
 
@@ -66,7 +67,7 @@ def from_gguf(path: Path, cache: bool = True) -> Source:
     part = replace(part, files={_TOKENIZER: read.tokenizer.encode()}, settings=settings)
     provenance = {"architecture": type(read.model).__name__, "weights": path.name, "licence": read.licence}
     if cache:
-        return cached_source(read.model, path.stem, "gguf", part, provenance, read.chat_template)
+        return cached_source(read.model, path.stem, "gguf", part, provenance, read.chat)
     return whole_source(read.model, path.stem, "gguf", [part], provenance)
 
 
@@ -94,7 +95,7 @@ def read_gguf(path: Path) -> Gguf:
         tokenizer = _tokenizer(facts)
     except KeyError as error:
         raise SourceError(f"{path} lacks {error}, which every {kind} file has; it is damaged or of another version") from error
-    return Gguf(model.eval(), tokenizer, facts.get("tokenizer.chat_template", ""), facts.get("general.license", ""))
+    return Gguf(model.eval(), tokenizer, _chat(facts), facts.get("general.license", ""))
 
 
 def _packages() -> tuple[Any, Any]:
@@ -181,6 +182,13 @@ def _target(stem: str) -> str:
 def _halves(rows: torch.Tensor, size: int) -> torch.Tensor:
     """(H D, C) with the rows of each head as interleaved pairs -> the same as halves, as transformers rotates them."""
     return rows.reshape(-1, size // 2, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
+
+
+def _chat(facts: Mapping[str, Any]) -> Chat:
+    """The template, and the special tokens it may write."""
+    tokens = facts["tokenizer.ggml.tokens"]
+    ids = {f"{name}_token": facts.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+    return Chat(facts.get("tokenizer.chat_template", ""), {name: tokens[i] for name, i in ids.items() if i is not None})
 
 
 def _tokenizer(facts: Mapping[str, Any]) -> str:

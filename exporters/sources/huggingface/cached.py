@@ -16,7 +16,7 @@ import torch
 from edgeattn.errors import SourceError
 from edgeattn.exporters.sources.base import PADDING_INPUT, Dimension, Sampler, Source
 from edgeattn.exporters.sources.huggingface.attention import exporting
-from edgeattn.exporters.sources.huggingface.chat import generation_settings
+from edgeattn.exporters.sources.huggingface.chat import Chat, generation_settings
 from edgeattn.exporters.sources.huggingface.inputs.base import Part
 from edgeattn.exporters.sources.huggingface.inputs.text import TOKENS, longest
 from edgeattn.manifest import PAST, past_names, present_names
@@ -55,7 +55,7 @@ class CachedDecoder(torch.nn.Module):
         return {_LOGITS: result.logits, **dict(zip(present_names(self.layers), held, strict=True))}
 
 
-def cached_source(model: Any, name: str, kind: str, part: Part, provenance: dict[str, str], template: str = "") -> Source:
+def cached_source(model: Any, name: str, kind: str, part: Part, provenance: dict[str, str], chat: Chat) -> Source:
     """The source of a causal language model with its cache; `part` is what `inputs.text` makes of its folder.
 
     Raises:
@@ -76,7 +76,7 @@ def cached_source(model: Any, name: str, kind: str, part: Part, provenance: dict
         exporting=lambda: exporting(model),
         sampler=draw,
         files=dict(part.files),
-        tokenizer={**part.settings, **generation_settings(model, template)} if part.settings else {},
+        tokenizer={**part.settings, **generation_settings(model, chat)} if part.settings else {},
         provenance=provenance,
     )
 

@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgeattn.exporters.sources.huggingface.pooling import read_json
 
 _TEMPLATE = "chat_template.jinja"
+SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
-def generation_settings(model: Any, template: str) -> dict[str, Any]:
-    """For the manifest: `stop` token ids, and the chat template where there is one."""
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A Jinja template, empty without one, and the special tokens that it may write, by transformers' names."""
+
+    template: str = ""
+    specials: dict[str, str] = field(default_factory=dict)
+
+
+def generation_settings(model: Any, chat: Chat) -> dict[str, Any]:
+    """For the manifest: `stop` token ids, and the chat template with its special tokens where there is one."""
     ends = getattr(model.generation_config, "eos_token_id", None)
     ends = model.config.get_text_config().eos_token_id if ends is None else ends
     stop = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    return {"stop": stop, **({"chat_template": template} if template else {})}
+    return {"stop": stop, **({"chat_template": chat.template, "special_tokens": chat.specials} if chat.template else {})}
 
 
-def chat_template(folder: Path) -> str:
-    """The Jinja template of a folder; empty without one. Of several named ones the default."""
-    if (folder / _TEMPLATE).is_file():
-        return (folder / _TEMPLATE).read_text(encoding="utf-8")
+def chat_of(folder: Path) -> Chat:
+    """What a folder says of chats. Of several named templates the default."""
     path = folder / "tokenizer_config.json"
-    config = read_json(path) if path.is_file() else {}
-    found = config.get("chat_template") if isinstance(config, dict) else None
+    read = read_json(path) if path.is_file() else {}
+    config = read if isinstance(read, dict) else {}
+    specials = {name: text for name in SPECIAL if (text := _text(config.get(name)))}
+    if (folder / _TEMPLATE).is_file():
+        return Chat((folder / _TEMPLATE).read_text(encoding="utf-8"), specials)
+    found = config.get("chat_template")
     if isinstance(found, list):
-        found = next(
-            (entry.get("template") for entry in found if isinstance(entry, dict) and entry.get("name") == "default"), None
-        )
-    return found if isinstance(found, str) else ""
+        named = (entry for entry in found if isinstance(entry, dict))
+        found = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
+    return Chat(found if isinstance(found, str) else "", specials)
+
+
+def _text(token: object) -> str:
+    """A token as a tokenizer_config.json has it: its text, or an object with it."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else ""

@@ -15,7 +15,7 @@ from edgeattn.exporters.sources.base import Sampler, Source
 from edgeattn.exporters.sources.huggingface.adapters.registry import task
 from edgeattn.exporters.sources.huggingface.attention import exporting
 from edgeattn.exporters.sources.huggingface.cached import cached_source
-from edgeattn.exporters.sources.huggingface.chat import chat_template
+from edgeattn.exporters.sources.huggingface.chat import chat_of
 from edgeattn.exporters.sources.huggingface.inputs.base import Feed, Part
 from edgeattn.exporters.sources.huggingface.inputs.registry import parts
 from edgeattn.exporters.sources.huggingface.inputs.settings import gathered
@@ -38,7 +38,7 @@ def from_folder(folder: Path, cache: bool = False) -> Source:
     fed = parts(folder, model)
     provenance = {"architecture": config["architectures"][0], "weights": weights_file(folder).name}
     if cache:
-        return cached_source(model, folder.name, "huggingface", fed[0], provenance, chat_template(folder))
+        return cached_source(model, folder.name, "huggingface", fed[0], provenance, chat_of(folder))
     return whole_source(model, folder.name, "huggingface", fed, provenance, pooling=reads_pooling(folder))
 
 

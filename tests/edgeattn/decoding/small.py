@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,7 @@ import edgeattn
 
 RUNTIMES = ("onnxruntime", "openvino")
 TEXT = ["The cat sat on the mat, and the dog sat on the cat.", "Ünïcödé täxt: 日本語", "user assistant system"]
-TEMPLATE = (
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-)
+TEMPLATE = "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 WINDOW, CAPACITY = 6, 96
 
 
@@ -75,6 +74,7 @@ def export_small(folder: Path) -> Small:
             if parameter.ndim == 2:
                 parameter.mul_(6.0)
     model.save_pretrained(source)
+    (source / "tokenizer_config.json").write_text(json.dumps({"bos_token": {"content": "<end>"}, "eos_token": "<end>"}))
     (source / "chat_template.jinja").write_text(TEMPLATE)
     edgeattn.export(str(source), output=folder / "out", runtimes=[f"{name}:cpu" for name in RUNTIMES], cache=True)
     return Small(model, folder / "out")

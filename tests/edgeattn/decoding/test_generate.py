@@ -38,8 +38,24 @@ def test_prompts_are_padded_in_front(tokens: Tokens) -> None:
 
 def test_a_chat_is_written_as_its_template_says(tokens: Tokens) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    assert tokens.chat(messages) == "<system>Be brief.<user>Hi<assistant>"
+    assert tokens.chat(messages) == "<end><system>Be brief.<user>Hi<assistant>"
     assert tokens.stop == (0,)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{% for", "TemplateSyntaxError"),
+        ("{{ raise_exception('no system message') }}", "no system message"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_in(small: Small, template: str, message: str) -> None:
+    opened = open_bundle(small.bundle)
+    opened.manifest.tokenizer["chat_template"] = template
+    with pytest.raises(UsageError, match=f"the model's chat template cannot be filled in: .*{message}"):
+        Tokens(opened).chat([{"role": "user", "content": "Hi"}])
 
 
 def test_a_stream_is_the_text_and_holds_back_half_a_character(tokens: Tokens) -> None:
@@ -69,7 +85,7 @@ def test_the_command_says_what_transformers_says(small: Small, tokens: Tokens, r
 
 def test_the_command_speaks_through_the_chat_template(small: Small, tokens: Tokens) -> None:
     data = json.loads(CliRunner().invoke(cli, ["generate", str(small.bundle), "Hi", "--system", "Be brief.", "--json"]).stdout)
-    ids, _ = tokens.encode(["<system>Be brief.<user>Hi<assistant>"])
+    ids, _ = tokens.encode(["<end><system>Be brief.<user>Hi<assistant>"], templated=True)
     assert data["prompt_tokens"] == ids.shape[1]
 
 

@@ -166,3 +166,9 @@ def test_a_closed_session(small: Small, runtime: str) -> None:
     session.close()
     with pytest.raises(UsageError, match="the session is closed; load the bundle again"):
         session.decode([3])
+
+
+@pytest.mark.parametrize("mask", [[[1, 0]], [[2, 1]], [[1, -1]]])
+def test_a_mask_that_is_none(session: DecoderSession, mask: list[list[int]]) -> None:
+    with pytest.raises(FeedError, match="its last column must be 1"):
+        session.prefill([[1, 2]], mask)
