@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from edgeattn.bundle import open_bundle
 from edgeattn.decoding import load_decoder
@@ -89,7 +90,7 @@ def _products_session(model: ir.Model) -> Session:
     total.name, total.type, total.shape = "total", ir.TensorType(ir.DataType.FLOAT), ir.Shape([])
     graph = ir.Graph(list(rows.values()), [total], nodes=b.nodes, opset_imports={"": 18}, name="products")
     products = ir.Model(graph, ir_version=10)
-    ir.passes.common.NameFixPass()(products)
+    common.NameFixPass()(products)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "products.onnx"
         ir.save(products, path, external_data="products.bin")
