@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,10 +30,13 @@ def load_decoder(
     Raises:
         UsageError: the model has no cache.
     """
-    if isinstance(bundle, Bundle):
-        return DecoderSession(load(bundle, runtime, device, threads), bundle.manifest.limits.get(PAST))
-    with opening(bundle) as opened:
-        return DecoderSession(load(opened, runtime, device, threads), opened.manifest.limits.get(PAST))
+    with nullcontext(bundle) if isinstance(bundle, Bundle) else opening(bundle) as opened:
+        session = load(opened, runtime, device, threads)
+        try:
+            return DecoderSession(session, opened.manifest.limits.get(PAST))
+        except UsageError:
+            session.close()
+            raise
 
 
 class DecoderSession:
@@ -44,8 +48,9 @@ class DecoderSession:
             names = ", ".join(info.name for info in session.inputs)
             raise UsageError(f"the model has no cache (its inputs are {names}); export it with --cache dynamic")
         self.session = session
-        self._past = [info for info in session.inputs if info.name in past_names(layers)]
         self._pairs = dict(zip(present_names(layers), past_names(layers), strict=True))
+        held = set(self._pairs.values())
+        self._past = [info for info in session.inputs if info.name in held]
         self.capacity = capacity
         """Most positions that the model takes, if there is a limit."""
         self.vocabulary = _vocabulary(session)

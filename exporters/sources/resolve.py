@@ -33,12 +33,13 @@ def resolve(text: str, cache: bool | None = None) -> Source:
         return from_zoo(text, cache)
     if Path(text).suffix == ".gguf":
         return from_gguf(Path(text), cache is not False)
-    if text in list_variants():
-        return from_variant(text)
-    if Path(text).is_dir():
+    variant = text in list_variants()
+    if Path(text).is_dir() and not variant:
         return from_folder(Path(text), bool(cache))
     if cache:
         raise UsageError(f"{text} gets no cache: that is for Hugging Face folders, GGUF files and zoo names of language models")
+    if variant:
+        return from_variant(text)
     if Path(text).suffix == ".onnx":
         return from_onnx(Path(text))
     if Path(text).suffix in _TORCH_FILES:

@@ -212,3 +212,9 @@ def test_a_zoo_model_whose_package_is_missing_prints_the_command(monkeypatch: py
 def test_an_unknown_zoo_name() -> None:
     with pytest.raises(UsageError, match=r"unknown zoo model 'minlm'; did you mean 'minilm'"):
         zoo.from_zoo("minlm")
+
+
+@pytest.mark.parametrize("text", ["sliding_window", "model.onnx", "model.pt2", "model.py:build"])
+def test_a_cache_is_for_language_models_by_name(text: str) -> None:
+    with pytest.raises(UsageError, match=f"{text} gets no cache: that is for Hugging Face folders"):
+        resolve(text, cache=True)
