@@ -86,7 +86,9 @@ class Flavour:
     `target` is the runtime and device it was made and proven for (`onnxruntime:cpu`), or `portable` / `canonical`.
     `domains` are the operator domains used with their opset versions. `lowerings` maps a site's name to its lowering.
     `sizes` are the literal sizes of the dynamic dimensions it was written for; empty where it takes any. A target whose
-    sizes are fixed may have several flavours, one for each choice of them.
+    sizes are fixed may have several flavours, one for each choice of them. `cache` is how a decoder's file keeps its keys and
+    values: `""` takes them as inputs and gives them back longer, `shared` does the same and may write into the buffer
+    that it reads, `stateful` keeps them itself.
     """
 
     target: str
@@ -99,6 +101,7 @@ class Flavour:
     environment: dict[str, str] = field(default_factory=dict)
     probes: tuple[str, ...] = ()
     sizes: dict[str, int] = field(default_factory=dict, metadata=_WHERE_SET)
+    cache: str = field(default="", metadata=_WHERE_SET)
 
     @property
     def label(self) -> str:
