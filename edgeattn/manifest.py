@@ -26,6 +26,8 @@ _WHERE_SET = {"where set": True}
 _T = TypeVar("_T")
 
 
+SHARED, STATEFUL = "shared", "stateful"
+"""How a decoder's file may keep its cache, see `Flavour.cache`."""
 PAST = "past"
 """The dimension of a cache that counts the positions in it: the one dimension that may be 0."""
 
@@ -131,6 +133,8 @@ class Probe:
     spec: AttentionSpec
     square: bool = False
     """True for a form that takes S == T only, and is probed with such sizes only."""
+    cached: bool = field(default=False, metadata=_WHERE_SET)
+    """True for a form that takes the first T - S keys and values for a cache."""
     size: tuple[int, ...] = field(default=(), metadata=_WHERE_SET)
     """(B, S, T) where the form is written for these alone; empty where it takes any."""
 

@@ -36,11 +36,12 @@ def run_gate(
     outputs: Sequence[OutputInfo],
     padding: TensorInfo | None,
     progress: Callable[[str], None],
+    cache: str = "",
 ) -> Verdict:
-    """Run every case; inputs may be padded beyond the case's sizes. A runtime that refuses or fails to run the model has failed; the reason says so."""
+    """Run every case; inputs may be padded beyond the case's sizes, and `cache` is the flavour's. A runtime that refuses or fails to run the model has failed; the reason says so."""
     results: list[tuple[Comparison, ...]] = []
     try:
-        with runtime.load(path, LoadOptions(device=device)) as session:
+        with runtime.load(path, LoadOptions(device=device, cache=cache)) as session:
             for case in cases:
                 progress(f"{runtime.name}:{device} {case.name}")
                 got = cut(session.run(case.inputs), outputs, case.sizes)

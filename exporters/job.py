@@ -29,7 +29,7 @@ from edgeattn.exporters.sites import find_sites
 from edgeattn.exporters.sources.base import Source
 from edgeattn.exporters.static_shapes import Bucket, add_smaller_cases
 from edgeattn.golden import write_case
-from edgeattn.manifest import Flavour, GoldenCase, Manifest, OutputInfo, Probe, TensorInfo, describe_sizes
+from edgeattn.manifest import PAST, SHARED, Flavour, GoldenCase, Manifest, OutputInfo, Probe, TensorInfo, describe_sizes
 from edgeattn.probe import environment
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import Runtime
@@ -122,20 +122,25 @@ class Job:
 
     def _target(self, runtime: Runtime, device: str, form: _Form) -> FlavourReport:
         self.say(" ".join([f"choosing lowerings for {runtime.name}:{device}", describe_sizes(form.sizes)]).rstrip())
-        choices = {name: choose(core, runtime, device, self.prover, self.forced) for name, core in form.cores.items()}
+        choices = self._choices(form.cores, runtime, device)
+        if not _whole_cache(form, choices):
+            choices = self._choices({name: replace(core, cached=False) for name, core in form.cores.items()}, runtime, device)
         model = self._lowered(form, choices, functions=runtime.functions)
-        return self._flavour(f"{runtime.name}:{device}", model, choices, runtime, device, form.sizes, form.cases)
+        return self._flavour(f"{runtime.name}:{device}", model, choices, runtime, device, form)
+
+    def _choices(self, cores: Mapping[str, Core], runtime: Runtime, device: str) -> dict[str, Choice]:
+        return {name: choose(core, runtime, device, self.prover, self.forced) for name, core in cores.items()}
 
     def _portable(self, form: _Form) -> FlavourReport:
         """Standard operators of opset 18 only: for any runtime, here gated on the first target's."""
         choices = {name: choose_portable(core, self.targets, self.prover) for name, core in form.cores.items()}
         runtime, device = self.targets[0]
-        return self._flavour(PORTABLE, self._lowered(form, choices), choices, runtime, device, form.sizes, form.cases)
+        return self._flavour(PORTABLE, self._lowered(form, choices), choices, runtime, device, form)
 
     def _canonical(self, form: _Form) -> FlavourReport:
         """One node per core, its body a function; gated on the reference runtime at the sizes numpy can manage."""
         runtime = registry.get("reference")
-        return self._flavour(CANONICAL, form.model, {}, runtime, "cpu", form.sizes, small_cases(form.cases))
+        return self._flavour(CANONICAL, form.model, {}, runtime, "cpu", replace(form, cases=small_cases(form.cases)))
 
     def _lowered(self, form: _Form, choices: Mapping[str, Choice], functions: bool = False) -> ir.Model:
         lowerings = {name: choice.lowering for name, choice in choices.items()}
@@ -152,19 +157,20 @@ class Job:
         choices: Mapping[str, Choice],
         runtime: Runtime,
         device: str,
-        sizes: dict[str, int],
-        cases: list[ReferenceCase],
+        form: _Form,
     ) -> FlavourReport:
-        file = "-".join([target.replace(":", "-"), *(f"{name}{size}" for name, size in sizes.items())]) + ".onnx"
+        file = "-".join([target.replace(":", "-"), *(f"{name}{size}" for name, size in form.sizes.items())]) + ".onnx"
         ir.save(model, self.work / file)
+        cache = SHARED if any(choice.lowering.updates_cache for choice in choices.values()) else ""
         verdict = run_gate(
             self.work / file,
             runtime,
             device,
-            cases,
+            form.cases,
             self._outputs(),
             self._padding(),
             lambda text: self.say(f"parity on {text}"),
+            cache,
         )
         flavour = Flavour(
             target=target,
@@ -175,7 +181,8 @@ class Job:
             reasons={name: choice.reason for name, choice in choices.items()},
             parity=verdict.parity,
             environment={"runtime": runtime.name, "device": device, **environment(runtime, device)},
-            sizes=sizes,
+            sizes=form.sizes,
+            cache=cache,
         )
         weights = self.work / weights_name(PRECISION)
         size = (self.work / file).stat().st_size + (weights.stat().st_size if weights.exists() else 0)
@@ -191,8 +198,9 @@ class Job:
         return replace(row, failure=f"{row.failure}; {place}")
 
     def _run_of(self, row: FlavourReport) -> Run:
-        environment = row.flavour.environment
-        return Run(self.work / row.flavour.file, registry.get(environment["runtime"]), environment["device"])
+        flavour = row.flavour
+        runtime = registry.get(flavour.environment["runtime"])
+        return Run(self.work / flavour.file, runtime, flavour.environment["device"], flavour.cache)
 
     def _with_probes(self, row: FlavourReport, cores: Mapping[str, Core], probes: dict[str, Probe]) -> FlavourReport:
         """With a probe per form used, so that another device can prove it again."""
@@ -202,7 +210,9 @@ class Job:
             path = self.prover.model(form, core)
             file = f"probes/{path.name}"
             files.append(file)
-            probes.setdefault(file, Probe(file, lowering, core.spec, square_only(form, core), probe_size(core) or ()))
+            probes.setdefault(
+                file, Probe(file, lowering, core.spec, square_only(form, core), form.updates_cache, probe_size(core) or ())
+            )
             (self.work / "probes").mkdir(exist_ok=True)
             shutil.copyfile(path, self.work / file)
         return replace(row, flavour=replace(row.flavour, probes=tuple(sorted(set(files)))))
@@ -241,6 +251,13 @@ class Job:
         infos = [_info(value) for value in self.canonical.graph.outputs]
         classes = self.source.output_classes
         return tuple(OutputInfo(i.name, i.dtype, i.dims, classes.get(i.name) or default_class(i.dtype)) for i in infos)
+
+
+def _whole_cache(form: _Form, choices: Mapping[str, Choice]) -> bool:
+    """Whether the forms chosen update the model's whole cache, or nothing of it: past and present share buffers or do not."""
+    updating = sum(choice.lowering.updates_cache for choice in choices.values())
+    past = [value for value in form.model.graph.inputs if value.shape is not None and PAST in _info(value).dims[2:3]]
+    return updating == 0 or 2 * updating == len(past)
 
 
 def _info(value: ir.Value) -> TensorInfo:

@@ -57,6 +57,8 @@ class LoadOptions:
     spin: bool = True
     custom_ops: tuple[str, ...] = ()
     extensions: tuple[object, ...] = ()
+    cache: str = ""
+    """How the file keeps a decoder's keys and values (`edgeattn.manifest.Flavour.cache`)."""
     quiet: bool = False
     """Keep the runtime's own messages about runs that fail off the terminal: they are raised all the same."""
 
