@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgeattn import parity
 from edgeattn.bundle import Bundle, open_bundle
+from edgeattn.decoding.evidence import read_evidence, readings
+from edgeattn.decoding.session import DecoderSession
 from edgeattn.errors import EdgeAttnError, RuntimeMissingError, UsageError
 from edgeattn.golden import Golden, compare_case, read_case
 from edgeattn.loading import CANONICAL, PORTABLE, BundlePath, BundleSession, open_session, pick_flavours
-from edgeattn.manifest import Flavour, Manifest, TensorInfo
+from edgeattn.manifest import PAST, Flavour, Manifest, TensorInfo
 from edgeattn.parity import Comparison
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import LoadOptions, Runtime, Session, library_paths
@@ -136,11 +138,12 @@ def check(
     targets = runtimes or default_targets(opened.manifest)
     libraries = _libraries(custom_ops, targets)
     cases = [read_case(opened, case) for case in opened.manifest.golden]
+    text = read_evidence(opened)
     checked = []
     for target in targets:
         if progress:
             progress(f"checking {opened.path.name} on {target}, {len(cases)} cases")
-        checked.append(_check_target(opened, target, cases, threads, libraries, asked=bool(runtimes)))
+        checked.append(_check_target(opened, target, cases, text, threads, libraries, asked=bool(runtimes)))
     return CheckReport(str(opened.path), tuple(checked))
 
 
@@ -166,7 +169,13 @@ def _libraries(custom_ops: Iterable[str | os.PathLike[str]], targets: Sequence[s
 
 
 def _check_target(
-    bundle: Bundle, target: str, cases: Sequence[Golden], threads: int | None, libraries: tuple[str, ...], asked: bool
+    bundle: Bundle,
+    target: str,
+    cases: Sequence[Golden],
+    text: Golden | None,
+    threads: int | None,
+    libraries: tuple[str, ...],
+    asked: bool,
 ) -> TargetCheck:
     flavour = None
     try:
@@ -175,7 +184,7 @@ def _check_target(
         flavours = pick_flavours(bundle, runtime, device)
         flavour = flavours[0]
         with open_session(bundle, flavours, runtime, target_options(runtime, device, threads, libraries)) as session:
-            return _run_cases(target, flavour, session, cases, bundle.manifest)
+            return _run_cases(target, flavour, session, cases, bundle.manifest, text)
     except RuntimeMissingError as error:
         status: Status = "missing" if asked else "skipped"
         reason = str(error)
@@ -193,10 +202,12 @@ def _runtime(target: str) -> tuple[Runtime, str]:
 
 
 def _run_cases(
-    target: str, flavour: Flavour, session: BundleSession, cases: Sequence[Golden], manifest: Manifest
+    target: str, flavour: Flavour, session: BundleSession, cases: Sequence[Golden], manifest: Manifest, text: Golden | None
 ) -> TargetCheck:
     padding = padding_input(manifest)
     results = tuple(_run_case(session, golden, manifest, padding) for golden in cases)
+    if text is not None and flavour.target != CANONICAL:  # its interpreter takes minutes for a text
+        results += tuple(_read_text(DecoderSession(session, manifest.limits.get(PAST)), text))
     failed = [case for case in results if not case.passed]
     status: Status = "passed" if results and not failed else "error" if any(case.reason for case in failed) else "failed"
     reason = f"{len(failed)} of {len(results)} cases failed" if failed else ""
@@ -215,6 +226,15 @@ def _run_case(session: Session, golden: Golden, manifest: Manifest, padding: Ten
         return CaseCheck(golden.name, golden.sizes, (), time.perf_counter() - start, str(error))
     seconds = time.perf_counter() - start
     return CaseCheck(golden.name, golden.sizes, compare_case(golden, got, manifest.outputs, padding), seconds)
+
+
+def _read_text(session: DecoderSession, text: Golden) -> Iterator[CaseCheck]:
+    """The text of a decoder, read with its cache in every way."""
+    try:
+        for reading in readings(session, text):
+            yield CaseCheck(f"text {reading.name}", text.sizes, reading.comparisons, reading.seconds)
+    except EdgeAttnError as error:
+        yield CaseCheck("text", text.sizes, (), 0.0, str(error))
 
 
 def padding_input(manifest: Manifest) -> TensorInfo | None:

@@ -171,6 +171,8 @@ class Manifest:
     format: int = FORMAT
     pads: tuple[str, ...] = field(default=(), metadata=_WHERE_SET)
     """Dynamic dimensions in which feeds may be padded up to the fixed sizes of a flavour."""
+    decoding: GoldenCase | None = field(default=None, metadata=_WHERE_SET)
+    """A text and what PyTorch says of it without a cache (see `edgeattn.decoding.evidence`); None where there is no cache."""
     preprocessing: Preprocessing | None = field(default=None, metadata=_WHERE_SET)
     """How to make feeds from images and sounds (see `edgeattn.preprocess`); None where the model takes neither."""
 

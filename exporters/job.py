@@ -15,7 +15,8 @@ import edgeattn
 from edgeattn.bundle import seal, weights_name
 from edgeattn.errors import CaptureError
 from edgeattn.exporters.choose import Choice, choose, choose_portable
-from edgeattn.exporters.gate import golden_cases, run_gate, small_cases
+from edgeattn.exporters.decoding_evidence import decoding_evidence
+from edgeattn.exporters.gate import golden_cases, run_gate, run_text, small_cases
 from edgeattn.exporters.locating import Run, first_difference
 from edgeattn.exporters.lower import lower
 from edgeattn.exporters.lowerings.base import Core
@@ -28,7 +29,7 @@ from edgeattn.exporters.report import FlavourReport
 from edgeattn.exporters.sites import find_sites
 from edgeattn.exporters.sources.base import Source
 from edgeattn.exporters.static_shapes import Bucket, add_smaller_cases
-from edgeattn.golden import write_case
+from edgeattn.golden import Golden, write_case
 from edgeattn.manifest import PAST, SHARED, Flavour, GoldenCase, Manifest, OutputInfo, Probe, TensorInfo, describe_sizes
 from edgeattn.probe import environment
 from edgeattn.runtimes import registry
@@ -44,12 +45,14 @@ _INLINE = 1024
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """The canonical model at one choice of sizes, its attention cores by site, and the cases its flavours are held to."""
+    """The canonical model at one choice of sizes, its attention cores by site, the cases its flavours are held to, and of a
+    decoder the text."""
 
     sizes: dict[str, int]
     model: ir.Model
     cores: dict[str, Core]
     cases: list[ReferenceCase]
+    text: Golden | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,11 @@ class Job:
         missed = unraised(self.canonical)
         ir.external_data.unload_from_model(self.canonical, self.work, weights_name(PRECISION), size_threshold_bytes=_INLINE)
         pads = self._pads()
+        text = self._text()
         rows: list[FlavourReport] = []
         probes: dict[str, Probe] = {}
         for bucket in self.buckets:
-            rows += self._flavours(self._form(bucket), probes)
+            rows += self._flavours(replace(self._form(bucket), text=text), probes)
         order = list(dict.fromkeys(row.flavour.target for row in rows))
         rows.sort(key=lambda row: order.index(row.flavour.target))
         manifest = Manifest(
@@ -86,6 +90,7 @@ class Job:
             unraised=tuple(missed),
             flavours=tuple(row.flavour for row in rows),
             golden=self._golden(),
+            decoding=write_case(self.work, text.name, text.sizes, text.inputs, text.outputs) if text else None,
             probes=tuple(probes.values()),
             files={},
             padding=self.source.padding,
@@ -140,7 +145,7 @@ class Job:
     def _canonical(self, form: _Form) -> FlavourReport:
         """One node per core, its body a function; gated on the reference runtime at the sizes numpy can manage."""
         runtime = registry.get("reference")
-        return self._flavour(CANONICAL, form.model, {}, runtime, "cpu", replace(form, cases=small_cases(form.cases)))
+        return self._flavour(CANONICAL, form.model, {}, runtime, "cpu", replace(form, cases=small_cases(form.cases), text=None))
 
     def _lowered(self, form: _Form, choices: Mapping[str, Choice], functions: bool = False) -> ir.Model:
         lowerings = {name: choice.lowering for name, choice in choices.items()}
@@ -172,6 +177,10 @@ class Job:
             lambda text: self.say(f"parity on {text}"),
             cache,
         )
+        if form.text is not None and verdict.parity.passed:
+            self.say(f"parity on {runtime.name}:{device}, a text with its cache")
+            reason = run_text(self.work / file, runtime, device, cache, form.text, self._limits().get(PAST))
+            verdict = replace(verdict, reason=reason, parity=replace(verdict.parity, passed=not reason))
         flavour = Flavour(
             target=target,
             precision=PRECISION,
@@ -225,6 +234,13 @@ class Job:
         if reason:
             self.say(f"feeds must have exactly the sizes of a bucket: {reason}")
         return pads
+
+    def _text(self) -> Golden | None:
+        """Of a decoder with a cache, what PyTorch says without it; none for fixed sizes, in which no cache grows."""
+        if self.source.whole_pass is None or any(bucket.sizes for bucket in self.buckets):
+            return None
+        self.say(f"reading a text with {self.source.reference}, without a cache")
+        return decoding_evidence(self.source.whole_pass, self._limits().get(PAST))
 
     def _golden(self) -> tuple[GoldenCase, ...]:
         cases = [case for bucket in self.buckets for case in golden_cases(bucket.cases)]

@@ -75,6 +75,7 @@ def cached_source(model: Any, name: str, kind: str, part: Part, provenance: dict
         output_classes=dict.fromkeys([_LOGITS, *present_names(module.layers)], "decoder"),
         exporting=lambda: exporting(model),
         sampler=draw,
+        whole_pass=lambda tokens: model(tokens, use_cache=False).logits,
         files=dict(part.files),
         tokenizer={**part.settings, **generation_settings(model, chat)} if part.settings else {},
         provenance=provenance,
