@@ -10,11 +10,14 @@ from edgeattn.runtimes.base import Array, Session, validate_feeds
 
 State = TypeVar("State")
 
+LENGTH = 2
+"""Axis of positions of a decoder's cache, (B, K, P, D)."""
+
 
 class Carried(Generic[State]):
     """A chain of runs. `pairs`: output name -> the input that it is in the next run.
 
-    A step never changes an earlier state, so that a fork is free. Template methods: `_hold` and `_advance`.
+    A step never changes what a fork holds. Template methods: `_hold`, `_advance` and `_shortened`.
     """
 
     def __init__(self, session: Session, pairs: Mapping[str, str], start: Mapping[str, Array]) -> None:
@@ -41,6 +44,10 @@ class Carried(Generic[State]):
         """Back to the start."""
         self._state = self._hold(self._start)
 
+    def keep_last(self, count: int) -> None:
+        """Forget all but the last `count` positions, on axis `LENGTH`, of what is carried."""
+        self._state = self._shortened(count)
+
     def fork(self) -> Carried[State]:
         """Another chain that goes on from here."""
         other = type(self)(self.session, self._pairs, self._start)
@@ -55,6 +62,10 @@ class Carried(Generic[State]):
         """Run; the outputs and the new state."""
         raise NotImplementedError
 
+    def _shortened(self, count: int) -> State:
+        """The state with its last `count` positions alone."""
+        raise NotImplementedError
+
 
 class CarriedArrays(Carried[dict[str, Any]]):
     """For any runtime: the state is arrays, fed and read back as any other."""
@@ -66,3 +77,6 @@ class CarriedArrays(Carried[dict[str, Any]]):
         results = self.session._run({**feeds, **self._state})
         state = {target: results[name] for name, target in self._pairs.items()}
         return {name: results[name] for name in self._given}, state
+
+    def _shortened(self, count: int) -> dict[str, Any]:
+        return {name: array[:, :, array.shape[LENGTH] - count :].copy() for name, array in self._state.items()}

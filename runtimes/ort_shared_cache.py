@@ -16,20 +16,18 @@ import numpy as np
 from edgeattn.errors import UsageError
 from edgeattn.manifest import PAST, TensorInfo
 from edgeattn.runtimes.base import Array, wrap_failure
-from edgeattn.runtimes.carrying import Carried
+from edgeattn.runtimes.carrying import LENGTH, Carried
 from edgeattn.runtimes.ort_session import NAME, OrtSession
 
 ROOM = 256
 """Positions by which buffers grow, one at a time: a small part of a step's time, and little memory that is not used."""
-_LENGTH = 2
-"""Axis of positions, of (B, K, P, D)."""
 
 
 class SharedCacheSession(OrtSession):
     """`run` keeps to the names of the file: past in, present out. `carrying` shares buffers."""
 
     def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
-        past = next(feeds[info.name].shape[_LENGTH] for info in self.inputs if _is_past(info))
+        past = next(feeds[info.name].shape[LENGTH] for info in self.inputs if _is_past(info))
         rows = self.rows(feeds)
         if rows == 1 or past == 0 or self.total_length(feeds) == past + 1:
             return super()._run(feeds)
@@ -41,7 +39,7 @@ class SharedCacheSession(OrtSession):
 
     def total_length(self, feeds: Mapping[str, Array]) -> int:
         """Positions in the cache after a run: the size that the present's length has among the inputs."""
-        present = next(info.dims[_LENGTH] for info in self.outputs if len(info.dims) == 4)
+        present = next(info.dims[LENGTH] for info in self.outputs if len(info.dims) == 4)
         for info in self.inputs:
             if info.name in feeds and present in info.dims:
                 return int(feeds[info.name].shape[info.dims.index(present)])
@@ -62,7 +60,7 @@ class SharedCacheSession(OrtSession):
 
 
 def _is_past(info: TensorInfo) -> bool:
-    return len(info.dims) == 4 and info.dims[_LENGTH] == PAST
+    return len(info.dims) == 4 and info.dims[LENGTH] == PAST
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ class SharedCache(Carried[_Buffers]):
         return super().fork()
 
     def _hold(self, values: Mapping[str, Array]) -> _Buffers:
-        return _Buffers(dict(values), next(iter(values.values())).shape[_LENGTH], own=False)
+        return _Buffers(dict(values), next(iter(values.values())).shape[LENGTH], own=False)
 
     def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], _Buffers]:
         total = self.session.total_length(feeds)
@@ -103,16 +101,20 @@ class SharedCache(Carried[_Buffers]):
     def _with_room(self, total: int) -> _Buffers:
         """The buffers, or longer copies of them, that hold `total` positions and may be written."""
         state = self._state
-        if state.own and all(array.shape[_LENGTH] >= total for array in state.arrays.values()):
+        if state.own and all(array.shape[LENGTH] >= total for array in state.arrays.values()):
             return state
-        room = -(-total // ROOM) * ROOM
         grown = {}
         for name, array in state.arrays.items():
-            grown[name] = np.empty((*array.shape[:_LENGTH], room, *array.shape[_LENGTH + 1 :]), dtype=array.dtype)
-            grown[name][:, :, : state.used] = array[:, :, : state.used]
+            grown[name] = _buffer(array[:, :, : state.used], total)
             if state.own:
                 state.arrays[name] = grown[name]  # the old one is freed before the next is made
         return _Buffers(grown, state.used, own=True)
+
+    def _shortened(self, count: int) -> _Buffers:
+        state = self._state
+        arrays = state.arrays.items()
+        kept = {name: _buffer(array[:, :, state.used - count : state.used], count) for name, array in arrays}
+        return _Buffers(kept, count, own=True)
 
     def _step(self, feeds: Mapping[str, Array], buffers: Mapping[str, Array]) -> dict[str, Array]:
         session = self.session._session
@@ -128,6 +130,14 @@ class SharedCache(Carried[_Buffers]):
             binding.bind_output(present, "cpu", 0, *place)
         session.run_with_iobinding(binding)
         return {name: value.numpy() for name, value in zip(self._given, binding.get_outputs(), strict=False)}
+
+
+def _buffer(held: Array, total: int) -> Array:
+    """A buffer with room for `total` positions, or some more, that begins with what is `held`, (B, K, P, D)."""
+    room = -(-total // ROOM) * ROOM
+    buffer = np.empty((*held.shape[:LENGTH], room, *held.shape[LENGTH + 1 :]), dtype=held.dtype)
+    buffer[:, :, : held.shape[LENGTH]] = held
+    return buffer
 
 
 def _cut(buffers: Mapping[str, Array], row: int) -> Iterator[tuple[str, Array]]:

@@ -57,7 +57,8 @@ CASES = [
 
 
 def test_every_form_takes_part() -> None:
-    assert {form for form, _ in CASES} == set(LOWERINGS)
+    growing = {form for form, lowering in LOWERINGS.items() if lowering.updates_cache}  # no cache has one size
+    assert {form for form, _ in CASES} == set(LOWERINGS) - growing
 
 
 @pytest.mark.parametrize("size", [SMALL, pytest.param(LARGE, marks=pytest.mark.slow)], ids=str)
