@@ -36,7 +36,7 @@ def generate(
     if max_new_tokens < 1:
         raise UsageError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
     choose, rng, ends = sampling or Sampling(), np.random.default_rng(seed), np.array(sorted(stop), dtype=np.int64)
-    logits = session.prefill(prompt, mask)[:, -1]
+    logits = session.prefill(prompt, mask, all_logits=False)[:, -1]
     ended = np.zeros(len(logits), dtype=bool)
     tokens = np.zeros(len(logits), dtype=np.int64)
     for count in range(1, max_new_tokens + 1):

@@ -19,7 +19,7 @@ from edgeattn.runtimes.carrying import Carried
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-TOKENS, MASK, POSITIONS, LOGITS = "input_ids", "attention_mask", "position_ids", "logits"
+TOKENS, MASK, POSITIONS, KEEP, LOGITS = "input_ids", "attention_mask", "position_ids", "logits_to_keep", "logits"
 
 
 def load_decoder(
@@ -68,10 +68,11 @@ class DecoderSession:
         """Whether no further token fits."""
         return self.capacity is not None and self.length >= self.capacity
 
-    def prefill(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Floats:
-        """Read a prompt, or its next chunk: tokens (B, S) -> logits (B, S, V).
+    def prefill(self, tokens: ArrayLike, mask: ArrayLike | None = None, all_logits: bool = True) -> Floats:
+        """Read a prompt, or its next chunk: tokens (B, S) -> logits (B, S, V), or (B, 1, V) of the last token.
 
         Args:
+            all_logits: False where only the last token's are needed, as to go on from there; that is quicker.
             mask: (B, S), 1 where a token is real; padding belongs in front, so that every row ends with a real token.
 
         Raises:
@@ -92,7 +93,7 @@ class DecoderSession:
                 f"{new.shape[1]} more tokens behind the {self.length} in the cache are too many: the model takes at most "
                 f"{self.capacity} positions; give a shorter prompt, or reset()"
             )
-        return self._advance(new, real)
+        return self._advance(new, real, np.arange(0 if all_logits else new.shape[1] - 1, new.shape[1]))
 
     def decode(self, tokens: ArrayLike) -> Floats:
         """One more token for every row: (B,) -> logits (B, V).
@@ -127,11 +128,11 @@ class DecoderSession:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _advance(self, new: Ints, real: Ints) -> Floats:
+    def _advance(self, new: Ints, real: Ints, kept: Ints) -> Floats:
         mask = real if self._chain is None else np.concatenate([self._mask, real], axis=1)
         positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -new.shape[1] :]
         chain = self._chain or self.session.carrying(self._pairs, {info.name: _empty(info, len(new)) for info in self._past})
-        logits = chain.step({TOKENS: new, MASK: mask, POSITIONS: np.ascontiguousarray(positions)})[LOGITS]
+        logits = chain.step({TOKENS: new, MASK: mask, POSITIONS: np.ascontiguousarray(positions), KEEP: kept})[LOGITS]
         self._chain, self._mask = chain, mask
         return logits
 

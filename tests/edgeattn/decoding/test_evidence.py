@@ -55,11 +55,11 @@ def test_every_way_is_right(session: DecoderSession, text: Golden) -> None:
 class _Forgetful(DecoderSession):
     """Wrong: what the cache holds of the first token is lost once more is read."""
 
-    def _advance(self, new: Any, real: Any) -> NDArray[np.float32]:
+    def _advance(self, new: Any, real: Any, kept: Any) -> NDArray[np.float32]:
         if self.length:
             self._mask = self._mask.copy()
             self._mask[:, 0] = 0
-        return super()._advance(new, real)
+        return super()._advance(new, real, kept)
 
 
 def test_a_lost_position_is_noticed(small: Small, text: Golden) -> None:
