@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,13 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from edgeattn.bundle import Bundle, opening
 from edgeattn.errors import FeedError, UsageError
 from edgeattn.loading import BundlePath, load
-from edgeattn.manifest import PAST, TensorInfo, past_names, present_names
+from edgeattn.manifest import PAST, Manifest, TensorInfo, past_names, present_names
 from edgeattn.runtimes.base import Session
 from edgeattn.runtimes.carrying import Carried
+from edgeattn.spec import SlidingWindow
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
+SLACK = 256
+"""Positions that a cache may hold beyond a window before they are dropped together."""
 TOKENS, MASK, POSITIONS, KEEP, LOGITS = "input_ids", "attention_mask", "position_ids", "logits_to_keep", "logits"
 
 
@@ -33,16 +37,43 @@ def load_decoder(
     with nullcontext(bundle) if isinstance(bundle, Bundle) else opening(bundle) as opened:
         session = load(opened, runtime, device, threads)
         try:
-            return DecoderSession(session, opened.manifest.limits.get(PAST))
+            return DecoderSession(session, opened.manifest.limits.get(PAST), reach(opened.manifest))
         except UsageError:
             session.close()
             raise
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What has been read: `mask` (B, P) of the positions that the cache still holds, `before` (B,) the real ones that a window
+    has left behind, and `length` positions in all."""
+
+    mask: Ints
+    before: Ints
+    length: int
+
+    def then(self, real: Ints) -> _Read:
+        """With new positions, (B, S)."""
+        return _Read(np.concatenate([self.mask, real], axis=1), self.before, self.length + real.shape[1])
+
+    def last(self, count: int) -> _Read:
+        """With the last `count` positions in the cache."""
+        gone = self.mask[:, :-count].sum(axis=1)
+        return _Read(self.mask[:, -count:], self.before + gone, self.length)
+
+    def positions(self, count: int) -> Ints:
+        """Position ids of the last `count` positions, (B, count): padding counts for nothing."""
+        ids = self.before[:, None] + self.mask.cumsum(axis=1) - 1
+        return np.ascontiguousarray(np.maximum(ids, 0)[:, -count:])
+
+
+_NOTHING = _Read(np.zeros((0, 0), dtype=np.int64), np.zeros(0, dtype=np.int64), 0)
+
+
 class DecoderSession:
     """B sequences that grow together. The cache stays on the runtime's side; this keeps the mask and counts positions."""
 
-    def __init__(self, session: Session, capacity: int | None = None) -> None:
+    def __init__(self, session: Session, capacity: int | None = None, window: int | None = None) -> None:
         layers = cached_layers([info.name for info in session.inputs])
         if not layers:
             names = ", ".join(info.name for info in session.inputs)
@@ -53,15 +84,17 @@ class DecoderSession:
         self._past = [info for info in session.inputs if info.name in held]
         self.capacity = capacity
         """Most positions that the model takes, if there is a limit."""
+        self.window = window
+        """Positions in front of it that a query sees at most, if all layers have a window: no more of the cache is kept for long."""
         self.vocabulary = _vocabulary(session)
         """Number of tokens, if the model says it."""
         self._chain: Carried[Any] | None = None
-        self._mask: Ints = np.zeros((0, 0), dtype=np.int64)
+        self._read = _NOTHING
 
     @property
     def length(self) -> int:
-        """Positions in the cache, padding included."""
-        return int(self._mask.shape[1])
+        """Positions read, padding included."""
+        return self._read.length
 
     @property
     def full(self) -> bool:
@@ -86,8 +119,10 @@ class DecoderSession:
             raise FeedError(
                 "a mask holds 1 for a real token and 0 for padding, which belongs in front: its last column must be 1"
             )
-        if self._chain is not None and len(new) != len(self._mask):
-            raise FeedError(f"got {len(new)} rows, the cache holds {len(self._mask)}; reset() first, or go on with as many")
+        if self._chain is not None and len(new) != len(self._read.mask):
+            raise FeedError(
+                f"got {len(new)} rows, the cache holds {len(self._read.mask)}; reset() first, or go on with as many"
+            )
         if self.capacity is not None and self.length + new.shape[1] > self.capacity:
             raise FeedError(
                 f"{new.shape[1]} more tokens behind the {self.length} in the cache are too many: the model takes at most "
@@ -108,14 +143,13 @@ class DecoderSession:
 
     def reset(self) -> None:
         """Forget everything that was read."""
-        self._chain = None
-        self._mask = np.zeros((0, 0), dtype=np.int64)
+        self._chain, self._read = None, _NOTHING
 
     def fork(self) -> DecoderSession:
         """A session of the same model that goes on from here; the two do not see each other's tokens."""
-        other = DecoderSession(self.session, self.capacity)
+        other = DecoderSession(self.session, self.capacity, self.window)
         other._chain = None if self._chain is None else self._chain.fork()
-        other._mask = self._mask
+        other._read = self._read
         return other
 
     def close(self) -> None:
@@ -129,11 +163,14 @@ class DecoderSession:
         self.close()
 
     def _advance(self, new: Ints, real: Ints, kept: Ints) -> Floats:
-        mask = real if self._chain is None else np.concatenate([self._mask, real], axis=1)
-        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -new.shape[1] :]
+        read = self._read.then(real) if self._chain else _Read(real, np.zeros(len(new), dtype=np.int64), new.shape[1])
+        feeds = {TOKENS: new, MASK: read.mask, POSITIONS: read.positions(new.shape[1]), KEEP: kept}
         chain = self._chain or self.session.carrying(self._pairs, {info.name: _empty(info, len(new)) for info in self._past})
-        logits = chain.step({TOKENS: new, MASK: mask, POSITIONS: np.ascontiguousarray(positions), KEEP: kept})[LOGITS]
-        self._chain, self._mask = chain, mask
+        logits = chain.step(feeds)[LOGITS]
+        if self.window is not None and read.mask.shape[1] > self.window + SLACK:
+            chain.keep_last(self.window)
+            read = read.last(self.window)
+        self._chain, self._read = chain, read
         return logits
 
     def _tokens(self, tokens: ArrayLike) -> Ints:
@@ -148,6 +185,13 @@ class DecoderSession:
                 f"token {wrong} is outside the vocabulary of {self.vocabulary} tokens; was it made by another tokenizer?"
             )
         return new.astype(np.int64)
+
+
+def reach(manifest: Manifest) -> int | None:
+    """How many positions in front of it a query of the model sees at most; None where a layer sees all of them."""
+    patterns = [site.spec.pattern for site in manifest.sites]
+    windows = [pattern.left for pattern in patterns if isinstance(pattern, SlidingWindow) and pattern.left is not None]
+    return max(windows) if windows and len(windows) == len(patterns) else None
 
 
 def cached_layers(names: list[str]) -> int:

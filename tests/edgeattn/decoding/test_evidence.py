@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,9 @@ class _Forgetful(DecoderSession):
 
     def _advance(self, new: Any, real: Any, kept: Any) -> NDArray[np.float32]:
         if self.length:
-            self._mask = self._mask.copy()
-            self._mask[:, 0] = 0
+            mask = self._read.mask.copy()
+            mask[:, 0] = 0
+            self._read = replace(self._read, mask=mask)
         return super()._advance(new, real, kept)
 
 
