@@ -36,6 +36,8 @@ _ALL: tuple[Lowering, ...] = (
     CachedGroupQueryAttention(),
 )
 LOWERINGS: dict[str, Lowering] = {lowering.name: lowering for lowering in _ALL}
+WHOLE: dict[str, Lowering] = {name: lowering for name, lowering in LOWERINGS.items() if not lowering.updates_cache}
+"""Those that take all keys and values at once: all that an attention without a cache can have."""
 
 
 def get(name: str) -> Lowering:
