@@ -28,16 +28,23 @@ _T = TypeVar("_T")
 
 PAST = "past"
 """The dimension of a cache that counts the positions in it: the one dimension that may be 0."""
+ENCODER, ENCODER_MASK = "encoder", "encoder_attention_mask"
+"""The part of an encoder-decoder's bundle that runs once, and the decoder's input that marks its padding (B, T)."""
 
 
-def past_names(layers: int) -> list[str]:
-    """The cache as inputs: the keys and the values of each layer, (B, K, P, D)."""
-    return [f"past_key_values.{i}.{kind}" for i in range(layers) for kind in ("key", "value")]
+def past_names(layers: int, of: str = "") -> list[str]:
+    """The cache as inputs: the keys and the values of each layer, (B, K, P, D). An encoder-decoder has two: `of` the
+    `decoder` itself, and `of` what its `encoder` read, (B, K, T, D)."""
+    return [f"past_key_values.{i}.{part}" for i in range(layers) for part in _parts(of)]
 
 
-def present_names(layers: int) -> list[str]:
-    """The cache as outputs, in the same order, (B, K, P + S, D)."""
-    return [f"present.{i}.{kind}" for i in range(layers) for kind in ("key", "value")]
+def present_names(layers: int, of: str = "") -> list[str]:
+    """The cache as outputs, in the same order, (B, K, P + S, D); `of` an encoder (B, K, T, D)."""
+    return [f"present.{i}.{part}" for i in range(layers) for part in _parts(of)]
+
+
+def _parts(of: str) -> tuple[str, str]:
+    return (f"{of}.key", f"{of}.value") if of else ("key", "value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +176,8 @@ class Manifest:
     """Dynamic dimensions in which feeds may be padded up to the fixed sizes of a flavour."""
     preprocessing: Preprocessing | None = field(default=None, metadata=_WHERE_SET)
     """How to make feeds from images and sounds (see `edgeattn.preprocess`); None where the model takes neither."""
+    parts: tuple[str, ...] = field(default=(), metadata=_WHERE_SET)
+    """Models beside this one, each with a manifest of its own: `encoder`, where this one is the decoder."""
 
     def flavour(self, target: str) -> Flavour | None:
         """The flavour made for `target`, the first of them where its sizes are fixed, if there is one."""

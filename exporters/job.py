@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 
 import edgeattn
-from edgeattn.bundle import seal, weights_name
+from edgeattn.bundle import MANIFEST, part_manifest, seal, weights_name
 from edgeattn.errors import CaptureError
 from edgeattn.exporters.choose import Choice, choose, choose_portable
 from edgeattn.exporters.gate import golden_cases, run_gate, small_cases
@@ -38,8 +38,6 @@ from edgeattn.tolerance import default_class
 Progress = Callable[[str], None]
 PRECISION = "fp32"
 PORTABLE, CANONICAL = "portable", "canonical"
-_INLINE = 1024
-"""Bytes up to which a tensor stays in its graph; larger ones go to the shared weight file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,10 @@ class _Form:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One export on its way: everything known before the first file is written."""
+    """One export on its way: everything known before the first file is written, but the weights, which are there already.
+
+    `part` names the model in a bundle of several; empty for the one that the bundle is about, which is written last.
+    """
 
     source: Source
     canonical: ir.Model
@@ -64,12 +65,12 @@ class Job:
     work: Path
     prover: Prover
     say: Progress
+    part: str = ""
 
     def write(self) -> tuple[list[FlavourReport], Manifest]:
         """Write every file, run every gate, seal."""
         sites = find_sites(self.canonical)
         missed = unraised(self.canonical)
-        ir.external_data.unload_from_model(self.canonical, self.work, weights_name(PRECISION), size_threshold_bytes=_INLINE)
         pads = self._pads()
         rows: list[FlavourReport] = []
         probes: dict[str, Probe] = {}
@@ -94,11 +95,12 @@ class Job:
             preprocessing=self.source.preprocessing,
             provenance=self.source.provenance,
             pads=pads,
+            parts=tuple(self.source.parts),
         )
         for name, file in self.source.files.items():
             (self.work / name).parent.mkdir(parents=True, exist_ok=True)
             (self.work / name).write_bytes(file if isinstance(file, bytes) else file.read_bytes())
-        return rows, seal(self.work, manifest)
+        return rows, seal(self.work, manifest, part_manifest(self.part) if self.part else MANIFEST)
 
     def _form(self, bucket: Bucket) -> _Form:
         """The model as captured, or a copy of it with literal sizes."""
@@ -155,7 +157,8 @@ class Job:
         sizes: dict[str, int],
         cases: list[ReferenceCase],
     ) -> FlavourReport:
-        file = "-".join([target.replace(":", "-"), *(f"{name}{size}" for name, size in sizes.items())]) + ".onnx"
+        words = [*filter(None, [self.part]), target.replace(":", "-"), *(f"{name}{size}" for name, size in sizes.items())]
+        file = "-".join(words) + ".onnx"
         ir.save(model, self.work / file)
         verdict = run_gate(
             self.work / file,
@@ -218,7 +221,8 @@ class Job:
 
     def _golden(self) -> tuple[GoldenCase, ...]:
         cases = [case for bucket in self.buckets for case in golden_cases(bucket.cases)]
-        return tuple(write_case(self.work, case.name, case.sizes, case.inputs, case.outputs) for case in cases)
+        folder = f"{self.part}/" if self.part else ""
+        return tuple(write_case(self.work, folder + case.name, case.sizes, case.inputs, case.outputs) for case in cases)
 
     def _tokenizer(self) -> dict[str, Any]:
         """The tokenizer's settings; text is cut where the longest fixed size ends."""

@@ -16,6 +16,7 @@ import torch
 from edgeattn.errors import SourceError
 from edgeattn.exporters.sources.base import PADDING_INPUT, Dimension, Sampler, Source
 from edgeattn.exporters.sources.huggingface.attention import exporting
+from edgeattn.exporters.sources.huggingface.cache_layers import filled, taken_apart
 from edgeattn.exporters.sources.huggingface.chat import Chat, generation_settings
 from edgeattn.exporters.sources.huggingface.inputs.base import Part
 from edgeattn.exporters.sources.huggingface.inputs.text import TOKENS, longest
@@ -51,8 +52,7 @@ class CachedDecoder(torch.nn.Module):
             past_key_values=cache,
             use_cache=True,
         )
-        held = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-        return {_LOGITS: result.logits, **dict(zip(present_names(self.layers), held, strict=True))}
+        return {_LOGITS: result.logits, **dict(zip(present_names(self.layers), taken_apart(cache), strict=True))}
 
 
 def cached_source(model: Any, name: str, kind: str, part: Part, provenance: dict[str, str], chat: Chat) -> Source:
@@ -149,16 +149,14 @@ def _cache(past: list[torch.Tensor], config: Any) -> Any:
     Raises:
         SourceError: a layer keeps something else than keys and values (a recurrence's state).
     """
-    from transformers.cache_utils import Cache, DynamicLayer
+    from transformers.cache_utils import Cache
 
     kinds = getattr(config.get_text_config(), "layer_types", None) or ["full_attention"] * (len(past) // 2)
     if strange := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
         raise SourceError(f"a cache of layers of type {', '.join(strange)} is not understood; export without a cache")
     layers = []
     for keys, values, kind in zip(past[::2], past[1::2], kinds, strict=True):
-        layer = DynamicLayer()
-        layer.keys, layer.values, layer.is_initialized = keys, values, True
-        layer.dtype, layer.device = keys.dtype, keys.device
+        layer = filled(keys, values)
         layer.is_sliding = kind == "sliding_attention"  # which mask it is; it keeps every position all the same
         layers.append(layer)
     return Cache(layers=layers)
