@@ -14,14 +14,12 @@ from typing import Any, TypeVar
 
 from edgeattn import spec as specs
 from edgeattn.errors import BundleError, SpecError
+from edgeattn.fields import WHERE_SET
 from edgeattn.modalities import Preprocessing
 from edgeattn.spec import AttentionSpec
 
 FORMAT = 1
 """Version of the bundle format. A reader refuses any other."""
-
-_WHERE_SET = {"where set": True}
-"""Metadata of a field that is written only where it says something."""
 
 _T = TypeVar("_T")
 
@@ -107,8 +105,8 @@ class Flavour:
     parity: ParityResult | None = None
     environment: dict[str, str] = field(default_factory=dict)
     probes: tuple[str, ...] = ()
-    sizes: dict[str, int] = field(default_factory=dict, metadata=_WHERE_SET)
-    cache: str = field(default="", metadata=_WHERE_SET)
+    sizes: dict[str, int] = field(default_factory=dict, metadata=WHERE_SET)
+    cache: str = field(default="", metadata=WHERE_SET)
 
     @property
     def label(self) -> str:
@@ -138,7 +136,7 @@ class Probe:
     spec: AttentionSpec
     square: bool = False
     """True for a form that takes S == T only, and is probed with such sizes only."""
-    size: tuple[int, ...] = field(default=(), metadata=_WHERE_SET)
+    size: tuple[int, ...] = field(default=(), metadata=WHERE_SET)
     """(B, S, T) where the form is written for these alone; empty where it takes any."""
 
 
@@ -172,11 +170,11 @@ class Manifest:
     """How to make feeds from text; empty where the model takes no text."""
     provenance: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
-    pads: tuple[str, ...] = field(default=(), metadata=_WHERE_SET)
+    pads: tuple[str, ...] = field(default=(), metadata=WHERE_SET)
     """Dynamic dimensions in which feeds may be padded up to the fixed sizes of a flavour."""
-    preprocessing: Preprocessing | None = field(default=None, metadata=_WHERE_SET)
+    preprocessing: Preprocessing | None = field(default=None, metadata=WHERE_SET)
     """How to make feeds from images and sounds (see `edgeattn.preprocess`); None where the model takes neither."""
-    parts: tuple[str, ...] = field(default=(), metadata=_WHERE_SET)
+    parts: tuple[str, ...] = field(default=(), metadata=WHERE_SET)
     """Models beside this one, each with a manifest of its own: `encoder`, where this one is the decoder."""
 
     def flavour(self, target: str) -> Flavour | None:
@@ -222,7 +220,7 @@ def _encode(value: Any) -> Any:
     if isinstance(value, AttentionSpec):
         return specs.to_dict(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        written = (f for f in dataclasses.fields(value) if f.metadata != _WHERE_SET or getattr(value, f.name))
+        written = (f for f in dataclasses.fields(value) if f.metadata != WHERE_SET or getattr(value, f.name))
         return {f.name: _encode(getattr(value, f.name)) for f in written}
     if isinstance(value, tuple | list):
         return [_encode(item) for item in value]

@@ -12,7 +12,8 @@ State = TypeVar("State")
 
 
 class Carried(Generic[State]):
-    """A chain of runs. `pairs`: output name -> the input that it is in the next run.
+    """A chain of runs. `pairs`: output name -> the input that it is in the next run. `start` has these inputs for the first
+    run; any other input in it is given to every run.
 
     A step never changes an earlier state, so that a fork is free. Template methods: `_hold` and `_advance`.
     """
@@ -20,7 +21,7 @@ class Carried(Generic[State]):
     def __init__(self, session: Session, pairs: Mapping[str, str], start: Mapping[str, Array]) -> None:
         self.session = session
         self._pairs = dict(pairs)
-        self._fed = tuple(info for info in session.inputs if info.name not in set(self._pairs.values()))
+        self._fed = tuple(info for info in session.inputs if info.name not in {*self._pairs.values(), *start})
         self._given = [info.name for info in session.outputs if info.name not in self._pairs]
         self._start = dict(start)
         self._state = self._hold(self._start)
@@ -65,4 +66,4 @@ class CarriedArrays(Carried[dict[str, Any]]):
     def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Any]]:
         results = self.session._run({**feeds, **self._state})
         state = {target: results[name] for name, target in self._pairs.items()}
-        return {name: results[name] for name in self._given}, state
+        return {name: results[name] for name in self._given}, {**self._state, **state}

@@ -157,7 +157,7 @@ class _Bound(Carried[dict[str, Any]]):
             raise wrap_failure(OnnxRuntime.name, "run the model", error) from error
         count = len(self._given)
         state = dict(zip(self._pairs.values(), values[count:], strict=True))
-        return {name: value.numpy() for name, value in zip(self._given, values[:count], strict=True)}, state
+        return {name: value.numpy() for name, value in zip(self._given, values[:count], strict=True)}, {**self._state, **state}
 
 
 def _session_options(ort: Any, options: LoadOptions) -> Any:

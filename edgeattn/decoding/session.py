@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from edgeattn.bundle import Bundle, opening
 from edgeattn.errors import FeedError, UsageError
 from edgeattn.loading import BundlePath, load
-from edgeattn.manifest import PAST, TensorInfo, past_names, present_names
+from edgeattn.manifest import ENCODER, PAST, TensorInfo, past_names, present_names
 from edgeattn.runtimes.base import Session
 from edgeattn.runtimes.carrying import Carried
 
@@ -31,6 +33,8 @@ def load_decoder(
         UsageError: the model has no cache.
     """
     with nullcontext(bundle) if isinstance(bundle, Bundle) else opening(bundle) as opened:
+        if ENCODER in opened.parts:
+            raise UsageError(f"{opened.path} is an encoder-decoder; open it with load_encoder_decoder")
         session = load(opened, runtime, device, threads)
         try:
             return DecoderSession(session, opened.manifest.limits.get(PAST))
@@ -40,15 +44,17 @@ def load_decoder(
 
 
 class DecoderSession:
-    """B sequences that grow together. The cache stays on the runtime's side; this keeps the mask and counts positions."""
+    """B sequences that grow together. The cache stays on the runtime's side; this keeps the mask and counts positions.
+
+    Template methods: `_start` and `_feeds`.
+    """
+
+    _cache_of = ""
+    """Whose cache grows, as `past_names` takes it."""
 
     def __init__(self, session: Session, capacity: int | None = None) -> None:
-        layers = cached_layers([info.name for info in session.inputs])
-        if not layers:
-            names = ", ".join(info.name for info in session.inputs)
-            raise UsageError(f"the model has no cache (its inputs are {names}); export it with --cache dynamic")
         self.session = session
-        self._pairs = dict(zip(present_names(layers), past_names(layers), strict=True))
+        self._pairs = carried_pairs([info.name for info in session.inputs], self._cache_of)
         held = set(self._pairs.values())
         self._past = [info for info in session.inputs if info.name in held]
         self.capacity = capacity
@@ -106,15 +112,14 @@ class DecoderSession:
         return self.prefill(np.asarray(tokens)[:, None])[:, 0]
 
     def reset(self) -> None:
-        """Forget everything that was read."""
+        """Forget all tokens."""
         self._chain = None
         self._mask = np.zeros((0, 0), dtype=np.int64)
 
-    def fork(self) -> DecoderSession:
+    def fork(self) -> Self:
         """A session of the same model that goes on from here; the two do not see each other's tokens."""
-        other = DecoderSession(self.session, self.capacity)
+        other = copy.copy(self)
         other._chain = None if self._chain is None else self._chain.fork()
-        other._mask = self._mask
         return other
 
     def close(self) -> None:
@@ -129,11 +134,19 @@ class DecoderSession:
 
     def _advance(self, new: Ints, real: Ints) -> Floats:
         mask = real if self._chain is None else np.concatenate([self._mask, real], axis=1)
-        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -new.shape[1] :]
-        chain = self._chain or self.session.carrying(self._pairs, {info.name: _empty(info, len(new)) for info in self._past})
-        logits = chain.step({TOKENS: new, MASK: mask, POSITIONS: np.ascontiguousarray(positions)})[LOGITS]
+        chain = self._chain or self.session.carrying(self._pairs, self._start(len(new)))
+        logits = chain.step(self._feeds(new, mask))[LOGITS]
         self._chain, self._mask = chain, mask
         return logits
+
+    def _start(self, rows: int) -> dict[str, NDArray[Any]]:
+        """What the model is given once, before the first token."""
+        return {info.name: _empty(info, rows) for info in self._past}
+
+    def _feeds(self, new: Ints, mask: Ints) -> dict[str, NDArray[Any]]:
+        """What the model is given with new tokens (B, S); `mask` (B, P + S)."""
+        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -new.shape[1] :]
+        return {TOKENS: new, MASK: mask, POSITIONS: np.ascontiguousarray(positions)}
 
     def _tokens(self, tokens: ArrayLike) -> Ints:
         new = np.asarray(tokens)
@@ -149,9 +162,12 @@ class DecoderSession:
         return new.astype(np.int64)
 
 
-def cached_layers(names: list[str]) -> int:
-    """How many layers' caches are among the inputs; 0 for a model without."""
-    return sum(1 for name in names if name.startswith("past_key_values.") and name.endswith(".key"))
+def carried_pairs(names: Sequence[str], of: str) -> dict[str, str]:
+    """Output -> the input that it becomes, for each part of the cache. Raises UsageError where there is none among `names`."""
+    layers = len(set(names).intersection(past_names(len(names), of))) // 2
+    if not layers:
+        raise UsageError(f"the model has no cache (its inputs are {', '.join(names)}); export it with --cache dynamic")
+    return dict(zip(present_names(layers, of), past_names(layers, of), strict=True))
 
 
 def _vocabulary(session: Session) -> int | None:

@@ -106,7 +106,11 @@ def encoder_decoder_source(model: Any, encoder: Source, fed: Part, tokenizer: di
         SourceError: the halves cannot run apart, or the encoder gives another number of positions than it reads.
     """
     shapes = _shapes(model, encoder)
-    encoder = replace(encoder, module=Encoder(model).eval())
+    encoder = replace(
+        encoder,
+        module=Encoder(model).eval(),
+        output_classes=dict.fromkeys(present_names(shapes.layers, ENCODER), "decoder"),  # a cache as any other
+    )
     masked = PADDING_INPUT in encoder.inputs
     module = Decoder(model, shapes.layers, shapes.states[1]).eval()
     draw = partial(_draw, module, encoder, fed, shapes)

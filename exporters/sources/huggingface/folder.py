@@ -53,6 +53,7 @@ def _halves(folder: Path, model: Any, fed: Sequence[Part], provenance: dict[str,
     encoder = whole_source(model, folder.name, "huggingface", [part for part in fed if part is not tokens], provenance)
     encoder.files.update(tokenizer_files(folder))
     reads = tokenizer_settings(folder, model, (), None)
+    reads.pop("inputs", None)  # text goes to the encoder
     return encoder_decoder_source(model, encoder, tokens, {**reads, **generation_settings(model, Chat())} if reads else {})
 
 
