@@ -79,8 +79,11 @@ def _continued(bundle: Bundle, tokens: Tokens, asked: Asked) -> Prompt:
 def _answered(bundle: Bundle, tokens: Tokens, asked: Asked) -> Prompt:
     if asked.system:
         raise _no_place(asked.system, "the model has an encoder, and no chat template")
-    texts = () if asked.text is None else (asked.text,)
-    read = feeds(bundle.parts[ENCODER], texts=texts, sounds=() if asked.audio is None else (asked.audio,))
+    encoder, texts = bundle.parts[ENCODER], () if asked.text is None else (asked.text,)
+    if texts and not encoder.manifest.tokenizer:
+        names = ", ".join(info.name for info in encoder.manifest.inputs)
+        raise UsageError(f"{bundle.path} answers no text: it reads {names}; give a sound with --audio FILE")
+    read = feeds(encoder, texts=texts, sounds=() if asked.audio is None else (asked.audio,))
     if asked.begin is not None:
         return Prompt(*tokens.encode([asked.begin], templated=True), read)
     begin = begin_tokens(bundle.manifest)

@@ -120,7 +120,7 @@ def encoder_decoder_source(model: Any, encoder: Source, fed: Part, tokenizer: di
         module=module,
         inputs=draw({**_example(encoder), decoder.LENGTH: 4, PAST: 5}, torch.Generator().manual_seed(0)),
         dynamic=_dynamic(encoder, shapes.layers, masked),
-        dimensions={**encoder.dimensions, decoder.LENGTH: _length(limit), PAST: _past(limit)},
+        dimensions={**encoder.dimensions, "batch": _batch(encoder), decoder.LENGTH: _length(limit), PAST: _past(limit)},
         output_classes=dict.fromkeys([_LOGITS, *present_names(shapes.layers, "decoder")], "decoder"),
         sampler=draw,
         tokenizer=tokenizer,
@@ -178,6 +178,12 @@ def _dynamic(encoder: Source, layers: int, masked: bool) -> dict[str, dict[int, 
         **{name: {0: "batch", **varies} for name in past_names(layers, ENCODER)},
         **{name: {0: "batch", 2: PAST} for name in past_names(layers, "decoder")},
     }
+
+
+def _batch(encoder: Source) -> Dimension:
+    """Rows. Few of them where every one has all the positions of a sound or an image: what the encoder gives for the usual
+    sizes would fill the memory."""
+    return Dimension("batch", batch=True, tried=() if "sequence" in encoder.dimensions else (1, 2))
 
 
 def _length(limit: int | None) -> Dimension:
