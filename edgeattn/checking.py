@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edgeattn import parity
@@ -55,6 +55,13 @@ class TargetCheck:
     reason: str = ""
     fixed: tuple[dict[str, int], ...] = ()
     """The sizes that the flavour is written for; none where it takes any."""
+    part: str = ""
+    """Which of the bundle's models it is; empty for the one that the bundle is about."""
+
+    @property
+    def label(self) -> str:
+        """`onnxruntime:cpu`, behind the part where it is one."""
+        return f"{self.part} {self.target}".lstrip()
 
     @property
     def passed(self) -> bool:
@@ -83,7 +90,9 @@ class TargetCheck:
             }
             for case in self.cases
         ]
-        own = {name: getattr(self, name) for name in ("target", "status", "flavour", "precision", "effective", "reason")}
+        own = {
+            name: getattr(self, name) for name in ("part", "target", "status", "flavour", "precision", "effective", "reason")
+        }
         return {**own, "passed": self.passed, "fixed": list(self.fixed), "cases": cases}
 
 
@@ -120,7 +129,8 @@ def check(
     custom_ops: Iterable[str | os.PathLike[str]] = (),
     progress: Callable[[str], None] | None = None,
 ) -> CheckReport:
-    """Run every golden case on each of `runtimes` (`onnxruntime:cpu`, ...) and compare with PyTorch's outputs.
+    """Run every golden case on each of `runtimes` (`onnxruntime:cpu`, ...) and compare with PyTorch's outputs, the cases of
+    each part of the bundle as well.
 
     `runtimes` None means every target the bundle has a flavour for; one of those whose runtime is not installed here is
     skipped and said so. A target that fails does not stop the others. `custom_ops` are native libraries as in
@@ -133,17 +143,20 @@ def check(
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     for target in runtimes or ():
         registry.parse_target(target)  # a misspelt name is an error before any work
-    if not opened.manifest.golden:
+    models = {**opened.parts, "": opened}
+    if not all(model.manifest.golden for model in models.values()):
         raise UsageError(f"{opened.path} holds no golden case, so nothing can be compared; export the model again")
     targets = runtimes or default_targets(opened.manifest)
     libraries = _libraries(custom_ops, targets)
-    cases = [read_case(opened, case) for case in opened.manifest.golden]
-    text = read_evidence(opened)
     checked = []
-    for target in targets:
-        if progress:
-            progress(f"checking {opened.path.name} on {target}, {len(cases)} cases")
-        checked.append(_check_target(opened, target, cases, text, threads, libraries, asked=bool(runtimes)))
+    for part, model in models.items():
+        cases = [read_case(model, case) for case in model.manifest.golden]
+        text = read_evidence(model)
+        for target in targets:
+            if progress:
+                progress(" ".join([f"checking {opened.path.name}", *filter(None, [part]), f"on {target}, {len(cases)} cases"]))
+            found = _check_target(model, target, cases, text, threads, libraries, asked=bool(runtimes))
+            checked.append(replace(found, part=part))
     return CheckReport(str(opened.path), tuple(checked))
 
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 
 import edgeattn
-from edgeattn.bundle import seal, weights_name
+from edgeattn.bundle import MANIFEST, part_manifest, seal, weights_name
 from edgeattn.errors import CaptureError
 from edgeattn.exporters.choose import Choice, choose, choose_portable
 from edgeattn.exporters.decoding_evidence import decoding_evidence
@@ -39,8 +39,6 @@ from edgeattn.tolerance import default_class
 Progress = Callable[[str], None]
 PRECISION = "fp32"
 PORTABLE, CANONICAL = "portable", "canonical"
-_INLINE = 1024
-"""Bytes up to which a tensor stays in its graph; larger ones go to the shared weight file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,10 @@ class _Form:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One export on its way: everything known before the first file is written."""
+    """One export on its way: everything known before the first file is written, but the weights, which are there already.
+
+    `part` names the model in a bundle of several; empty for the one that the bundle is about, which is written last.
+    """
 
     source: Source
     canonical: ir.Model
@@ -67,12 +68,12 @@ class Job:
     work: Path
     prover: Prover
     say: Progress
+    part: str = ""
 
     def write(self) -> tuple[list[FlavourReport], Manifest]:
         """Write every file, run every gate, seal."""
         sites = find_sites(self.canonical)
         missed = unraised(self.canonical)
-        ir.external_data.unload_from_model(self.canonical, self.work, weights_name(PRECISION), size_threshold_bytes=_INLINE)
         pads = self._pads()
         text = self._text()
         rows: list[FlavourReport] = []
@@ -99,11 +100,12 @@ class Job:
             preprocessing=self.source.preprocessing,
             provenance=self.source.provenance,
             pads=pads,
+            parts=tuple(self.source.parts),
         )
         for name, file in self.source.files.items():
             (self.work / name).parent.mkdir(parents=True, exist_ok=True)
             (self.work / name).write_bytes(file if isinstance(file, bytes) else file.read_bytes())
-        return rows, seal(self.work, manifest)
+        return rows, seal(self.work, manifest, part_manifest(self.part) if self.part else MANIFEST)
 
     def _form(self, bucket: Bucket) -> _Form:
         """The model as captured, or a copy of it with literal sizes."""
@@ -164,7 +166,8 @@ class Job:
         device: str,
         form: _Form,
     ) -> FlavourReport:
-        file = "-".join([target.replace(":", "-"), *(f"{name}{size}" for name, size in form.sizes.items())]) + ".onnx"
+        sizes = (f"{name}{size}" for name, size in form.sizes.items())
+        file = "-".join([*filter(None, [self.part]), target.replace(":", "-"), *sizes]) + ".onnx"
         ir.save(model, self.work / file)
         cache = SHARED if any(choice.lowering.updates_cache for choice in choices.values()) else ""
         verdict = run_gate(
@@ -244,7 +247,8 @@ class Job:
 
     def _golden(self) -> tuple[GoldenCase, ...]:
         cases = [case for bucket in self.buckets for case in golden_cases(bucket.cases)]
-        return tuple(write_case(self.work, case.name, case.sizes, case.inputs, case.outputs) for case in cases)
+        folder = f"{self.part}/" if self.part else ""
+        return tuple(write_case(self.work, folder + case.name, case.sizes, case.inputs, case.outputs) for case in cases)
 
     def _tokenizer(self) -> dict[str, Any]:
         """The tokenizer's settings; text is cut where the longest fixed size ends."""

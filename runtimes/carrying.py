@@ -15,7 +15,8 @@ LENGTH = 2
 
 
 class Carried(Generic[State]):
-    """A chain of runs. `pairs`: output name -> the input that it is in the next run.
+    """A chain of runs. `pairs`: output name -> the input that it is in the next run. `start` has these inputs for the first
+    run; any other input in it is given to every run.
 
     A step never changes what a fork holds. Template methods: `_hold`, `_advance` and `_shortened`.
     """
@@ -23,7 +24,7 @@ class Carried(Generic[State]):
     def __init__(self, session: Session, pairs: Mapping[str, str], start: Mapping[str, Array]) -> None:
         self.session = session
         self._pairs = dict(pairs)
-        self._fed = tuple(info for info in session.inputs if info.name not in set(self._pairs.values()))
+        self._fed = tuple(info for info in session.inputs if info.name not in {*self._pairs.values(), *start})
         self._given = [info.name for info in session.outputs if info.name not in self._pairs]
         self._start = dict(start)
         self._state = self._hold(self._start)
@@ -76,7 +77,13 @@ class CarriedArrays(Carried[dict[str, Any]]):
     def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Any]]:
         results = self.session._run({**feeds, **self._state})
         state = {target: results[name] for name, target in self._pairs.items()}
-        return {name: results[name] for name in self._given}, state
+        return {name: results[name] for name in self._given}, {**self._state, **state}
 
     def _shortened(self, count: int) -> dict[str, Any]:
-        return {name: array[:, :, array.shape[LENGTH] - count :].copy() for name, array in self._state.items()}
+        carried = set(self._pairs.values())
+        return {name: last(array, count) if name in carried else array for name, array in self._state.items()}
+
+
+def last(array: Array, count: int) -> Array:
+    """The last `count` positions of a cache's part, as an array of its own."""
+    return array[:, :, array.shape[LENGTH] - count :].copy()

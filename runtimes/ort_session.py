@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeattn.manifest import TensorInfo
 from edgeattn.runtimes.base import Array, Effective, Session, wrap_failure
-from edgeattn.runtimes.carrying import LENGTH, Carried
+from edgeattn.runtimes.carrying import Carried, last
 from edgeattn.runtimes.vendor import import_onnxruntime
 
 NAME = "onnxruntime"
@@ -59,8 +59,8 @@ class _Bound(Carried[dict[str, Any]]):
             raise wrap_failure(NAME, "run the model", error) from error
         count = len(self._given)
         state = dict(zip(self._pairs.values(), values[count:], strict=True))
-        return {name: value.numpy() for name, value in zip(self._given, values[:count], strict=True)}, state
+        return {name: value.numpy() for name, value in zip(self._given, values[:count], strict=True)}, {**self._state, **state}
 
     def _shortened(self, count: int) -> dict[str, Any]:
-        arrays = {name: value.numpy() for name, value in self._state.items()}
-        return self._hold({name: array[:, :, array.shape[LENGTH] - count :].copy() for name, array in arrays.items()})
+        carried = {name: last(self._state[name].numpy(), count) for name in self._pairs.values()}
+        return {**self._state, **self._hold(carried)}

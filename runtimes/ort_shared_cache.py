@@ -65,9 +65,11 @@ def _is_past(info: TensorInfo) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Buffers:
-    """`arrays`: input name -> (B, K, C, D), of which `used` positions hold something. `own`: no fork holds them too."""
+    """`arrays`: input name -> (B, K, C, D), of which `used` positions hold something. `own`: no fork holds them too. `fixed`
+    inputs are given to every run."""
 
     arrays: dict[str, Array]
+    fixed: dict[str, Array]
     used: int
     own: bool
 
@@ -82,11 +84,14 @@ class SharedCache(Carried[_Buffers]):
         return super().fork()
 
     def _hold(self, values: Mapping[str, Array]) -> _Buffers:
-        return _Buffers(dict(values), next(iter(values.values())).shape[LENGTH], own=False)
+        arrays = {name: values[name] for name in self._pairs.values()}
+        fixed = {name: array for name, array in values.items() if name not in arrays}
+        return _Buffers(arrays, fixed, next(iter(arrays.values())).shape[LENGTH], own=False)
 
     def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], _Buffers]:
         total = self.session.total_length(feeds)
         buffers = self._with_room(total)
+        feeds = {**buffers.fixed, **feeds}
         rows = self.session.rows(feeds)
         try:
             if rows == 1 or buffers.used == 0 or total == buffers.used + 1:
@@ -108,13 +113,13 @@ class SharedCache(Carried[_Buffers]):
             grown[name] = _buffer(array[:, :, : state.used], total)
             if state.own:
                 state.arrays[name] = grown[name]  # the old one is freed before the next is made
-        return _Buffers(grown, state.used, own=True)
+        return replace(state, arrays=grown, own=True)
 
     def _shortened(self, count: int) -> _Buffers:
         state = self._state
         arrays = state.arrays.items()
         kept = {name: _buffer(array[:, :, state.used - count : state.used], count) for name, array in arrays}
-        return _Buffers(kept, count, own=True)
+        return replace(state, arrays=kept, used=count, own=True)
 
     def _step(self, feeds: Mapping[str, Array], buffers: Mapping[str, Array]) -> dict[str, Array]:
         session = self.session._session

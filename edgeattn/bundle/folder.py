@@ -6,7 +6,7 @@ import hashlib
 import mmap
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from edgeattn import manifest as manifests
@@ -28,6 +28,8 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    parts: dict[str, Bundle] = field(default_factory=dict)
+    """Further models of the bundle, each as a bundle over its own files, in the same folder."""
 
     def file(self, name: str) -> Path:
         """The path of a file that the manifest lists. Raises BundleError for any other name."""
@@ -51,6 +53,11 @@ def weights_name(precision: str) -> str:
     return f"weights-{precision}.bin"
 
 
+def part_manifest(part: str) -> str:
+    """The file that is the manifest of a part."""
+    return f"{part}.{MANIFEST}"
+
+
 def open_folder(root: Path, later: Callable[[str], bool] = lambda _name: False) -> Bundle:
     """`later` picks the files whose digest somebody else will verify."""
     text = _read_manifest(root)
@@ -62,6 +69,23 @@ def open_folder(root: Path, later: Callable[[str], bool] = lambda _name: False) 
         _verify(root, name, entry)
         if not later(name):
             verify_digest(root, name, entry)
+    _check_domains(root, manifest)
+    return Bundle(root, manifest, {part: _open_part(root, manifest, part) for part in manifest.parts})
+
+
+def _open_part(root: Path, whole: Manifest, part: str) -> Bundle:
+    """A part, whose files are some of the `whole` bundle's and were verified as such."""
+    name = part_manifest(part)
+    _check_manifest_size(root / name)
+    manifest = manifests.loads((root / name).read_text(encoding="utf-8", errors="replace"))
+    if manifest.parts:
+        raise BundleError(f"{root}: {name} has parts of its own, which no part has; export the model again")
+    for file, entry in manifest.files.items():
+        if whole.files.get(file) != entry:
+            raise BundleError(
+                f"{root}: {name} and {MANIFEST} differ in {file!r}; the bundle was edited: export the model again"
+            )
+    _check_references(root, manifest)
     _check_domains(root, manifest)
     return Bundle(root, manifest)
 
@@ -86,13 +110,18 @@ def _read_manifest(root: Path) -> str:
     if not path.is_file():
         what = "is not there" if not root.exists() else f"has no {MANIFEST}"
         raise BundleError(f"{root}: not a bundle: it {what}; `edgeattn export SOURCE -o {root}` makes one")
+    _check_manifest_size(path)
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _check_manifest_size(path: Path) -> None:
     if path.stat().st_size > _MAX_MANIFEST:
         raise BundleError(f"{path}: {path.stat().st_size} bytes, at most {_MAX_MANIFEST} are read")
-    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _check_references(root: Path, manifest: Manifest) -> None:
     used = [*(f.file for f in manifest.flavours), *(g.file for g in manifest.golden), *(p.file for p in manifest.probes)]
+    used += [part_manifest(part) for part in manifest.parts]
     for name in used:
         if name not in manifest.files:
             raise BundleError(f"{root}: {MANIFEST} uses {name!r} but does not list its hash; export the model again")

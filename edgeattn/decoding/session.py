@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from edgeattn.bundle import Bundle, opening
 from edgeattn.errors import FeedError, UsageError
 from edgeattn.loading import BundlePath, load
-from edgeattn.manifest import PAST, Manifest, TensorInfo, past_names, present_names
+from edgeattn.manifest import ENCODER, PAST, Manifest, TensorInfo, past_names, present_names
 from edgeattn.runtimes.base import Session
 from edgeattn.runtimes.carrying import Carried
 from edgeattn.spec import SlidingWindow
@@ -35,6 +37,8 @@ def load_decoder(
         UsageError: the model has no cache.
     """
     with nullcontext(bundle) if isinstance(bundle, Bundle) else opening(bundle) as opened:
+        if ENCODER in opened.parts:
+            raise UsageError(f"{opened.path} is an encoder-decoder; open it with load_encoder_decoder")
         session = load(opened, runtime, device, threads)
         try:
             return DecoderSession(session, opened.manifest.limits.get(PAST), reach(opened.manifest))
@@ -44,7 +48,7 @@ def load_decoder(
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class Read:
     """What has been read: `mask` (B, P) of the positions that the cache still holds, `before` (B,) the real ones that a window
     has left behind, and `length` positions in all."""
 
@@ -52,14 +56,14 @@ class _Read:
     before: Ints
     length: int
 
-    def then(self, real: Ints) -> _Read:
+    def then(self, real: Ints) -> Read:
         """With new positions, (B, S)."""
-        return _Read(np.concatenate([self.mask, real], axis=1), self.before, self.length + real.shape[1])
+        return Read(np.concatenate([self.mask, real], axis=1), self.before, self.length + real.shape[1])
 
-    def last(self, count: int) -> _Read:
+    def last(self, count: int) -> Read:
         """With the last `count` positions in the cache."""
         gone = self.mask[:, :-count].sum(axis=1)
-        return _Read(self.mask[:, -count:], self.before + gone, self.length)
+        return Read(self.mask[:, -count:], self.before + gone, self.length)
 
     def positions(self, count: int) -> Ints:
         """Position ids of the last `count` positions, (B, count): padding counts for nothing."""
@@ -67,19 +71,21 @@ class _Read:
         return np.ascontiguousarray(np.maximum(ids, 0)[:, -count:])
 
 
-_NOTHING = _Read(np.zeros((0, 0), dtype=np.int64), np.zeros(0, dtype=np.int64), 0)
+_NOTHING = Read(np.zeros((0, 0), dtype=np.int64), np.zeros(0, dtype=np.int64), 0)
 
 
 class DecoderSession:
-    """B sequences that grow together. The cache stays on the runtime's side; this keeps the mask and counts positions."""
+    """B sequences that grow together. The cache stays on the runtime's side; this keeps the mask and counts positions.
+
+    Template methods: `_start` and `_feeds`.
+    """
+
+    _cache_of = ""
+    """Whose cache grows, as `past_names` takes it."""
 
     def __init__(self, session: Session, capacity: int | None = None, window: int | None = None) -> None:
-        layers = cached_layers([info.name for info in session.inputs])
-        if not layers:
-            names = ", ".join(info.name for info in session.inputs)
-            raise UsageError(f"the model has no cache (its inputs are {names}); export it with --cache dynamic")
         self.session = session
-        self._pairs = dict(zip(present_names(layers), past_names(layers), strict=True))
+        self._pairs = carried_pairs([info.name for info in session.inputs], self._cache_of)
         held = set(self._pairs.values())
         self._past = [info for info in session.inputs if info.name in held]
         self.capacity = capacity
@@ -142,14 +148,13 @@ class DecoderSession:
         return self.prefill(np.asarray(tokens)[:, None])[:, 0]
 
     def reset(self) -> None:
-        """Forget everything that was read."""
+        """Forget all tokens."""
         self._chain, self._read = None, _NOTHING
 
-    def fork(self) -> DecoderSession:
+    def fork(self) -> Self:
         """A session of the same model that goes on from here; the two do not see each other's tokens."""
-        other = DecoderSession(self.session, self.capacity, self.window)
+        other = copy.copy(self)
         other._chain = None if self._chain is None else self._chain.fork()
-        other._read = self._read
         return other
 
     def close(self) -> None:
@@ -163,15 +168,25 @@ class DecoderSession:
         self.close()
 
     def _advance(self, new: Ints, real: Ints, kept: Ints) -> Floats:
-        read = self._read.then(real) if self._chain else _Read(real, np.zeros(len(new), dtype=np.int64), new.shape[1])
-        feeds = {TOKENS: new, MASK: read.mask, POSITIONS: read.positions(new.shape[1]), KEEP: kept}
-        chain = self._chain or self.session.carrying(self._pairs, {info.name: _empty(info, len(new)) for info in self._past})
+        read = self._read.then(real) if self._chain else Read(real, np.zeros(len(new), dtype=np.int64), new.shape[1])
+        feeds = self._feeds(new, read, kept)
+        chain = self._chain or self.session.carrying(self._pairs, self._start(len(new)))
         logits = chain.step(feeds)[LOGITS]
         if self.window is not None and read.mask.shape[1] > self.window + SLACK:
             chain.keep_last(self.window)
             read = read.last(self.window)
         self._chain, self._read = chain, read
+        if KEEP not in feeds:
+            logits = logits[:, kept]
         return logits
+
+    def _start(self, rows: int) -> dict[str, NDArray[Any]]:
+        """What the model is given once, before the first token."""
+        return {info.name: _empty(info, rows) for info in self._past}
+
+    def _feeds(self, new: Ints, read: Read, kept: Ints) -> dict[str, NDArray[Any]]:
+        """What the model is given with new tokens (B, S), which `read` counts already; logits of those `kept` are wanted."""
+        return {TOKENS: new, MASK: read.mask, POSITIONS: read.positions(new.shape[1]), KEEP: kept}
 
     def _tokens(self, tokens: ArrayLike) -> Ints:
         new = np.asarray(tokens)
@@ -194,9 +209,12 @@ def reach(manifest: Manifest) -> int | None:
     return max(windows) if windows and len(windows) == len(patterns) else None
 
 
-def cached_layers(names: list[str]) -> int:
-    """How many layers' caches are among the inputs; 0 for a model without."""
-    return sum(1 for name in names if name.startswith("past_key_values.") and name.endswith(".key"))
+def carried_pairs(names: Sequence[str], of: str) -> dict[str, str]:
+    """Output -> the input that it becomes, for each part of the cache. Raises UsageError where there is none among `names`."""
+    layers = len(set(names).intersection(past_names(len(names), of))) // 2
+    if not layers:
+        raise UsageError(f"the model has no cache (its inputs are {', '.join(names)}); export it with --cache dynamic")
+    return dict(zip(present_names(layers, of), past_names(layers, of), strict=True))
 
 
 def _vocabulary(session: Session) -> int | None:

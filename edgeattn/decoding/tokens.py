@@ -28,10 +28,15 @@ class Tokens:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._settings: Mapping[str, Any] = bundle.manifest.tokenizer
-        stop = self._settings.get("stop", [])
-        known = isinstance(stop, list) and all(isinstance(token, int) for token in stop)
-        self.stop: tuple[int, ...] = tuple(stop) if known else ()
+        self.stop = self._ids("stop")
         """Tokens that end a text."""
+        self.suppress, self.suppress_first = self._ids("suppress"), self._ids("suppress_first")
+        """Tokens that the model is never to make, and not to begin with."""
+
+    def _ids(self, name: str) -> tuple[int, ...]:
+        listed = self._settings.get(name, [])
+        known = isinstance(listed, list) and all(isinstance(token, int) for token in listed)
+        return tuple(listed) if known else ()
 
     @property
     def chats(self) -> bool:

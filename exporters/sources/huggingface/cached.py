@@ -18,6 +18,7 @@ import torch
 from edgeattn.errors import SourceError
 from edgeattn.exporters.sources.base import PADDING_INPUT, Dimension, Sampler, Source
 from edgeattn.exporters.sources.huggingface.attention import exporting
+from edgeattn.exporters.sources.huggingface.cache_layers import filled, taken_apart
 from edgeattn.exporters.sources.huggingface.chat import Chat, generation_settings
 from edgeattn.exporters.sources.huggingface.inputs.base import Part
 from edgeattn.exporters.sources.huggingface.inputs.text import TOKENS, longest
@@ -65,9 +66,8 @@ class CachedDecoder(torch.nn.Module):
             use_cache=True,
             **({KEEP: logits_to_keep} if self.selects else {}),
         )
-        held = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
         logits = result.logits if self.selects else result.logits[:, logits_to_keep]
-        return {_LOGITS: logits, **dict(zip(present_names(self.layers), held, strict=True))}
+        return {_LOGITS: logits, **dict(zip(present_names(self.layers), taken_apart(cache), strict=True))}
 
 
 def cached_source(model: Any, name: str, kind: str, part: Part, provenance: dict[str, str], chat: Chat) -> Source:
@@ -170,16 +170,14 @@ def _cache(past: list[torch.Tensor], config: Any) -> Any:
     Raises:
         SourceError: a layer keeps something else than keys and values (a recurrence's state).
     """
-    from transformers.cache_utils import Cache, DynamicLayer
+    from transformers.cache_utils import Cache
 
     kinds = getattr(config.get_text_config(), "layer_types", None) or ["full_attention"] * (len(past) // 2)
     if strange := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
         raise SourceError(f"a cache of layers of type {', '.join(strange)} is not understood; export without a cache")
     layers = []
     for keys, values, kind in zip(past[::2], past[1::2], kinds, strict=True):
-        layer = DynamicLayer()
-        layer.keys, layer.values, layer.is_initialized = keys, values, True
-        layer.dtype, layer.device = keys.dtype, keys.device
+        layer = filled(keys, values)
         layer.is_sliding = kind == "sliding_attention"  # which mask it is; it keeps every position all the same
         layers.append(layer)
     return Cache(layers=layers)
