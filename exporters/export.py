@@ -55,8 +55,9 @@ def export(
         lowering: force one lowering at every site.
         static_shapes: fixed sizes, each a size for every dynamic dimension, for targets that take no dynamic ones: a flavour is
             written for each of them, with literal dimensions throughout. Without any, flavours take every size.
-        cache: whether a causal language model gets its key/value cache as inputs and outputs, for generation; by default where
-            the source is made for it (a GGUF file, a zoo name).
+        cache: whether a causal language model or an encoder-decoder gets its key/value cache as inputs and outputs, for generation;
+            an encoder then becomes a part of the bundle, since it runs once. By default where the source is made for it (a GGUF
+            file, a zoo name).
         force: replace an existing bundle.
         keep_failed: write the bundle although a gate failed, with the failure recorded, so that it can be looked into.
 

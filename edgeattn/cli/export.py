@@ -43,7 +43,7 @@ _DEFAULT_RUNTIMES = ("onnxruntime", "openvino")
 @click.option(
     "--cache",
     type=click.Choice(["dynamic", "none"]),
-    help="Whether a language model gets its key/value cache as inputs and outputs, which `edgeattn generate` needs. "
+    help="Whether a language model or encoder-decoder gets its key/value cache as inputs and outputs, for `edgeattn generate`. "
     "Default: dynamic for GGUF files and zoo names, none for folders.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")

@@ -18,8 +18,9 @@ from edgeattn.runtimes import registry
 @click.argument("bundle")
 @click.argument("prompt", required=False)
 @click.option(
-    "--audio", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="WAV file to answer, for models that hear."
+    "--audio", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.wav", help="A sound in place of PROMPT."
 )
+@click.option("--image", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="An image in place of PROMPT.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token every time.")
 @click.option("--top-k", type=int, default=0, show_default=True, help="Draw among so many of the likeliest; 0: among all.")
@@ -35,6 +36,7 @@ def command(
     bundle: str,
     prompt: str | None,
     audio: Path | None,
+    image: Path | None,
     max_new_tokens: int,
     temperature: float,
     top_k: int,
@@ -67,7 +69,7 @@ def command(
     sampling = Sampling(temperature, top_k, top_p)
     opened = open_bundle(bundle)
     tokens = Tokens(opened)
-    asked = prompt_of(opened, tokens, Asked(prompt, audio, system, begin, raw))
+    asked = prompt_of(opened, tokens, Asked(prompt, audio, image, system, begin, raw))
     with progress() as say:
         say(f"loading {opened.path.name} on {engine.name}:{device}")
         session = load_session(opened, engine.name, device, threads)

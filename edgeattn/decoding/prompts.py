@@ -1,4 +1,4 @@
-"""What a model is asked, as arrays: a prompt to go on from, or a text or sound to answer."""
+"""What a model is asked, as arrays: a prompt to go on from, or a text, sound or image to answer."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from edgeattn.preprocess import feeds
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the user gave. `text` is None where `audio` is a WAV file; `begin` replaces the tokens that answers begin with."""
+    """What the user gave: one of a text, a WAV file and an image. `begin` replaces the tokens that answers begin with."""
 
-    text: str | None
+    text: str | None = None
     audio: Path | None = None
+    image: Path | None = None
     system: str | None = None
     begin: str | None = None
     raw: bool = False
@@ -39,7 +40,7 @@ class Prompt:
 
     @property
     def count(self) -> int:
-        """Tokens of the text that was given; of a sound, those that its answer begins with."""
+        """Tokens of the text that was given; of a sound or an image, those that its answer begins with."""
         return int(self.read.get(TOKENS, self.ids).shape[1])
 
     def encode(self, session: DecoderSession) -> None:
@@ -54,8 +55,8 @@ def prompt_of(bundle: Bundle, tokens: Tokens, asked: Asked) -> Prompt:
     Raises:
         UsageError: something was given that the model has no place for, or too little.
     """
-    if (asked.text is None) == (asked.audio is None):
-        raise UsageError("give a PROMPT, or a sound with --audio FILE, one of the two")
+    if sum(given is not None for given in (asked.text, asked.audio, asked.image)) != 1:
+        raise UsageError("give one of a PROMPT, a sound (--audio FILE) and an image (--image FILE)")
     return _answered(bundle, tokens, asked) if ENCODER in bundle.parts else _continued(bundle, tokens, asked)
 
 
@@ -66,7 +67,7 @@ def load_session(bundle: Bundle, runtime: str, device: str, threads: int | None)
 
 def _continued(bundle: Bundle, tokens: Tokens, asked: Asked) -> Prompt:
     if asked.text is None:
-        raise UsageError(f"{bundle.path} is a language model, which hears nothing; give a PROMPT in place of --audio")
+        raise UsageError(f"{bundle.path} is a language model: it reads text alone; give a PROMPT")
     if asked.begin is not None:
         raise UsageError(f"--begin {asked.begin!r:.40} has no place to go: the model goes on from PROMPT; put its text there")
     chats = tokens.chats and not asked.raw
@@ -79,11 +80,13 @@ def _continued(bundle: Bundle, tokens: Tokens, asked: Asked) -> Prompt:
 def _answered(bundle: Bundle, tokens: Tokens, asked: Asked) -> Prompt:
     if asked.system:
         raise _no_place(asked.system, "the model has an encoder, and no chat template")
-    encoder, texts = bundle.parts[ENCODER], () if asked.text is None else (asked.text,)
-    if texts and not encoder.manifest.tokenizer:
+    encoder = bundle.parts[ENCODER]
+    if asked.text is not None and not encoder.manifest.tokenizer:
         names = ", ".join(info.name for info in encoder.manifest.inputs)
-        raise UsageError(f"{bundle.path} answers no text: it reads {names}; give a sound with --audio FILE")
-    read = feeds(encoder, texts=texts, sounds=() if asked.audio is None else (asked.audio,))
+        raise UsageError(f"{bundle.path} answers no text: it reads {names}; give that with --audio or --image")
+    texts = () if asked.text is None else (asked.text,)
+    images, sounds = (() if path is None else (path,) for path in (asked.image, asked.audio))
+    read = feeds(encoder, texts, images, sounds)
     if asked.begin is not None:
         return Prompt(*tokens.encode([asked.begin], templated=True), read)
     begin = begin_tokens(bundle.manifest)

@@ -31,7 +31,8 @@ _EXAMPLE = 16
 
 
 def from_folder(folder: Path, cache: bool = False) -> Source:
-    """The source of a model folder; `cache` gives a causal language model its key/value cache as inputs and outputs.
+    """The source of a model folder; `cache` gives a causal language model, or an encoder-decoder's decoder, its key/value
+    cache as inputs and outputs.
 
     Raises:
         SourceError: transformers is missing, the folder lacks a file, or nothing is known about the model's inputs.

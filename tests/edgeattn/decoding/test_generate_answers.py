@@ -79,8 +79,8 @@ def test_wrong_arguments(pair: Pair, tmp_path: Path) -> None:
     other = [PROMPT] if pair.family == "whisper" else ["--audio", str(tmp_path / "b.wav")]
     needs = "answers no text: it reads input_features" if pair.family == "whisper" else "has no audio settings"
     for given, message in (
-        ([], "give a PROMPT, or a sound with --audio FILE"),
-        ([*arguments, *other], "give a PROMPT, or a sound with --audio FILE"),
+        ([], "give one of a PROMPT, a sound (--audio FILE) and an image (--image FILE)"),
+        ([*arguments, *other], "give one of a PROMPT, a sound (--audio FILE) and an image (--image FILE)"),
         (other, needs),
         ([*arguments, "--system", "Be brief."], "--system 'Be brief.' has no place to go: the model has an encoder"),
     ):
