@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeattn.errors import EdgeAttnError, RuntimeMissingError
 from edgeattn.machine import cpu_identity
-from edgeattn.manifest import TensorInfo
+from edgeattn.manifest import PAST, TensorInfo
 from edgeattn.naive import log_sum_exp, softmax_attention, visible_scores
 from edgeattn.parity import compare_arrays
 from edgeattn.patterns import longest
@@ -141,10 +141,10 @@ def _all_feeds(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo]) ->
 
 def _sweep(session: Session, spec: AttentionSpec, sizes: Sequence[Size]) -> ProbeResult:
     highest = 0.0
-    free = tuple(info for info in session.inputs if info.name not in ("q", "k", "v"))
+    free = tuple(info for info in session.inputs if info.name not in ("q", "k", "v") and PAST not in info.dims[2:3])
     for size in sizes:
         for case in _cases(spec, size, free):
-            got = session.run(case.feeds)
+            got = session.run(_behind(session, case.feeds))
             for name, expected in case.expected.items():
                 result = compare_arrays(name, got[name], expected, "attention")
                 if not result.passed:
@@ -153,6 +153,17 @@ def _sweep(session: Session, spec: AttentionSpec, sizes: Sequence[Size]) -> Prob
                     return ProbeResult(False, f"wrong values{what} ({where}): {result.reason}", result.max_abs)
                 highest = max(highest, result.max_abs)
     return ProbeResult(bool(sizes), "" if sizes else "no size was given, so nothing was compared", highest)
+
+
+def _behind(session: Session, feeds: dict[str, Array]) -> dict[str, Array]:
+    """The feeds, of which a model that takes a past gets the first T - S keys and values as such."""
+    past = [info.name for info in session.inputs if PAST in info.dims[2:3]]
+    if not past:
+        return feeds
+    count = feeds["k"].shape[2] - feeds["q"].shape[2]
+    halves = {name: (feeds[name][:, :, :count], feeds[name][:, :, count:]) for name in ("k", "v")}
+    held = {name: before for name, (before, _) in zip(past, halves.values(), strict=True)}
+    return {**feeds, **held, **{name: new for name, (_, new) in halves.items()}}
 
 
 def _plain(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo]) -> dict[str, Array]:

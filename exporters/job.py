@@ -28,9 +28,24 @@ from edgeattn.exporters.reference_run import ReferenceCase
 from edgeattn.exporters.report import FlavourReport
 from edgeattn.exporters.sites import find_sites
 from edgeattn.exporters.sources.base import Source
+from edgeattn.exporters.stateful.flavour import stateful_flavour
+from edgeattn.exporters.stateful.model import FORM, Stateful
+from edgeattn.exporters.stateful.probe import probe_file
 from edgeattn.exporters.static_shapes import Bucket, add_smaller_cases
 from edgeattn.golden import Golden, write_case
-from edgeattn.manifest import PAST, SHARED, Flavour, GoldenCase, Manifest, OutputInfo, Probe, TensorInfo, describe_sizes
+from edgeattn.manifest import (
+    PAST,
+    SHARED,
+    STATEFUL,
+    Flavour,
+    GoldenCase,
+    Manifest,
+    OutputInfo,
+    Probe,
+    TensorInfo,
+    describe_sizes,
+)
+from edgeattn.openvino_ir import SUFFIX
 from edgeattn.probe import environment
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import Runtime
@@ -129,11 +144,29 @@ class Job:
 
     def _target(self, runtime: Runtime, device: str, form: _Form) -> FlavourReport:
         self.say(" ".join([f"choosing lowerings for {runtime.name}:{device}", describe_sizes(form.sizes)]).rstrip())
+        row, refused = self._stateful(form, runtime, device)
+        if row is not None:
+            return row
         choices = self._choices(form.cores, runtime, device)
-        if not _whole_cache(form, choices):
+        if not self._whole_cache(choices):
             choices = self._choices({name: replace(core, cached=False) for name, core in form.cores.items()}, runtime, device)
+        choices = {name: replace(choice, reason="\n".join([choice.reason, *refused])) for name, choice in choices.items()}
         model = self._lowered(form, choices, functions=runtime.functions)
         return self._flavour(f"{runtime.name}:{device}", model, choices, runtime, device, form)
+
+    def _stateful(self, form: _Form, runtime: Runtime, device: str) -> tuple[FlavourReport | None, list[str]]:
+        """The flavour that keeps its cache itself; where there might be one and is none, the reason."""
+        if self.forced is not None or form.sizes or device not in runtime.stateful or not self._past():
+            return None, []
+        target = f"{runtime.name}:{device}"
+        path = self.work / f"{target.replace(':', '-')}{SUFFIX}"
+        model = Stateful(form.model, self._inputs(), self._outputs(), self._limits(), self.work / weights_name(PRECISION))
+
+        def proven(domains: dict[str, int], choices: dict[str, Choice]) -> FlavourReport:
+            return self._proven(path.name, domains, STATEFUL, target, choices, runtime, device, form)
+
+        found = stateful_flavour(model, path, self.prover.folder, runtime, device, proven)
+        return (None, [f"not {FORM.name}: {found}"]) if isinstance(found, str) else (found, [])
 
     def _choices(self, cores: Mapping[str, Core], runtime: Runtime, device: str) -> dict[str, Choice]:
         return {name: choose(core, runtime, device, self.prover, self.forced) for name, core in cores.items()}
@@ -170,6 +203,20 @@ class Job:
         file = "-".join([*filter(None, [self.part]), target.replace(":", "-"), *sizes]) + ".onnx"
         ir.save(model, self.work / file)
         cache = SHARED if any(choice.lowering.updates_cache for choice in choices.values()) else ""
+        return self._proven(file, dict(model.graph.opset_imports), cache, target, choices, runtime, device, form)
+
+    def _proven(
+        self,
+        file: str,
+        domains: dict[str, int],
+        cache: str,
+        target: str,
+        choices: Mapping[str, Choice],
+        runtime: Runtime,
+        device: str,
+        form: _Form,
+    ) -> FlavourReport:
+        """The flavour in `file`, run through its gate."""
         verdict = run_gate(
             self.work / file,
             runtime,
@@ -188,7 +235,7 @@ class Job:
             target=target,
             precision=PRECISION,
             file=file,
-            domains=dict(model.graph.opset_imports),
+            domains=domains,
             lowerings={name: choice.lowering.name for name, choice in choices.items()},
             reasons={name: choice.reason for name, choice in choices.items()},
             parity=verdict.parity,
@@ -201,8 +248,8 @@ class Job:
         return FlavourReport(flavour, size, verdict.reason, verdict.failed)
 
     def _located(self, row: FlavourReport, rows: list[FlavourReport]) -> FlavourReport:
-        """With the first node that differs, where a form that passed can be read beside it."""
-        trusted = next((other for other in rows if not other.failure), None)
+        """With the first node that differs, where a form that passed is ONNX too and can be read beside it."""
+        trusted = next((other for other in rows if not other.failure and other.flavour.file.endswith(".onnx")), None)
         if row.failed is None or trusted is None:
             return row
         self.say(f"locating where {row.flavour.target} differs")
@@ -218,16 +265,22 @@ class Job:
         """With a probe per form used, so that another device can prove it again."""
         files = []
         for name, lowering in row.flavour.lowerings.items():
-            core, form = cores[name], get(lowering)
-            path = self.prover.model(form, core)
-            file = f"probes/{path.name}"
-            files.append(file)
-            probes.setdefault(
-                file, Probe(file, lowering, core.spec, square_only(form, core), form.updates_cache, probe_size(core) or ())
-            )
+            path, probe = self._probe(lowering, cores[name])
+            files.append(probe.file)
+            probes.setdefault(probe.file, probe)
             (self.work / "probes").mkdir(exist_ok=True)
-            shutil.copyfile(path, self.work / file)
+            for part in path.parent.glob(f"{path.stem}.*"):
+                shutil.copyfile(part, self.work / "probes" / part.name)
         return replace(row, flavour=replace(row.flavour, probes=tuple(sorted(set(files)))))
+
+    def _probe(self, lowering: str, core: Core) -> tuple[Path, Probe]:
+        if lowering == FORM.name:
+            path = probe_file(core, self.prover.folder)
+            return path, Probe(f"probes/{path.name}", lowering, core.spec, cached=True)
+        form = get(lowering)
+        path = self.prover.model(form, core)
+        square, size = square_only(form, core), probe_size(core) or ()
+        return path, Probe(f"probes/{path.name}", lowering, core.spec, square, form.updates_cache, size)
 
     def _pads(self) -> tuple[str, ...]:
         """The dimensions in which feeds may be padded up to fixed sizes; adds the cases that prove it."""
@@ -250,6 +303,15 @@ class Job:
         folder = f"{self.part}/" if self.part else ""
         return tuple(write_case(self.work, folder + case.name, case.sizes, case.inputs, case.outputs) for case in cases)
 
+    def _whole_cache(self, choices: Mapping[str, Choice]) -> bool:
+        """Whether the forms chosen update the model's whole cache, or nothing of it: past and present share buffers or do not."""
+        updating = sum(choice.lowering.updates_cache for choice in choices.values())
+        return updating == 0 or 2 * updating == len(self._past())
+
+    def _past(self) -> list[TensorInfo]:
+        """The inputs that are the cache."""
+        return [info for info in self._inputs() if PAST in info.dims[2:3]]
+
     def _tokenizer(self) -> dict[str, Any]:
         """The tokenizer's settings; text is cut where the longest fixed size ends."""
         settings, padding = self.source.tokenizer, self._padding()
@@ -271,13 +333,6 @@ class Job:
         infos = [_info(value) for value in self.canonical.graph.outputs]
         classes = self.source.output_classes
         return tuple(OutputInfo(i.name, i.dtype, i.dims, classes.get(i.name) or default_class(i.dtype)) for i in infos)
-
-
-def _whole_cache(form: _Form, choices: Mapping[str, Choice]) -> bool:
-    """Whether the forms chosen update the model's whole cache, or nothing of it: past and present share buffers or do not."""
-    updating = sum(choice.lowering.updates_cache for choice in choices.values())
-    past = [value for value in form.model.graph.inputs if value.shape is not None and PAST in _info(value).dims[2:3]]
-    return updating == 0 or 2 * updating == len(past)
 
 
 def _info(value: ir.Value) -> TensorInfo:

@@ -55,15 +55,20 @@ class Prover:
 
     def model(self, lowering: Lowering, core: Core) -> Path:
         """The probe's model file, written on first use."""
-        suffix = "-square" if square_only(lowering, core) else ""
-        size = probe_size(core)
-        suffix += "-" + "x".join(map(str, size)) if size else ""
-        broadcast = "".join(f"-{name}{_tag(dims)}" for name, dims in (("m", core.mask_dims), ("b", core.bias_dims)) if dims)
-        path = self.folder / f"{lowering.name}-{function_name(core.spec)}{broadcast}{suffix}.onnx"
+        path = self.folder / f"{probe_name(lowering, core)}.onnx"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             ir.save(probe_model(lowering, core), path)
         return path
+
+
+def probe_name(lowering: Lowering, core: Core) -> str:
+    """What tells a probe from others: the form, the spec, and how the graph promises or bounds sizes."""
+    suffix = "-square" if square_only(lowering, core) else ""
+    size = probe_size(core)
+    suffix += "-" + "x".join(map(str, size)) if size else ""
+    broadcast = "".join(f"-{name}{_tag(dims)}" for name, dims in (("m", core.mask_dims), ("b", core.bias_dims)) if dims)
+    return f"{lowering.name}-{function_name(core.spec)}{broadcast}{suffix}"
 
 
 def square_only(lowering: Lowering, core: Core) -> bool:
@@ -88,20 +93,7 @@ def probe_model(lowering: Lowering, core: Core) -> ir.Model:
     spec = core.spec
     size = probe_size(core)
     batch, queries, keys = size or ("batch", "queries", "queries" if square_only(lowering, core) else "keys")
-    rows: list[int | str] = [batch, keys]
-    dims: dict[str, list[int | str]] = {
-        "q": [batch, spec.q_heads, queries, spec.head_dim],
-        "k": [batch, spec.kv_heads, keys, spec.head_dim],
-        "v": [batch, spec.kv_heads, keys, spec.value_head_dim],
-        "mask": _placed(core.mask_dims, (batch, 1, queries, keys)) if spec.mask == "dense" else rows,
-        "bias": _placed(core.bias_dims, (batch, 1, queries, keys)),
-        "sink": [spec.q_heads],
-        "score_weight": [spec.q_heads, spec.head_dim],
-        "prefix": [batch],
-    }
-    whole = {"prefix", "mask"} if spec.mask == "document" else {"prefix"}
-    kinds = dict.fromkeys(dims, ir.DataType.FLOAT) | {"mask": ir.DataType.BOOL} | dict.fromkeys(whole, ir.DataType.INT64)
-    inputs = [ir.val(name, kinds[name], ir.Shape(dims[name])) for name in spec.input_names]
+    inputs = probe_inputs(core, batch, queries, keys)
     if lowering.updates_cache:
         return _behind_a_cache(lowering, core, inputs)
     node = canonical_node(spec, inputs, name=SITE)
@@ -116,6 +108,25 @@ def probe_model(lowering: Lowering, core: Core) -> ir.Model:
     if size:
         fold_sizes(model)
     return model
+
+
+def probe_inputs(core: Core, batch: int | str, queries: int | str, keys: int | str) -> list[ir.Value]:
+    """q, k, v and what else the spec names."""
+    spec = core.spec
+    rows: list[int | str] = [batch, keys]
+    dims: dict[str, list[int | str]] = {
+        "q": [batch, spec.q_heads, queries, spec.head_dim],
+        "k": [batch, spec.kv_heads, keys, spec.head_dim],
+        "v": [batch, spec.kv_heads, keys, spec.value_head_dim],
+        "mask": _placed(core.mask_dims, (batch, 1, queries, keys)) if spec.mask == "dense" else rows,
+        "bias": _placed(core.bias_dims, (batch, 1, queries, keys)),
+        "sink": [spec.q_heads],
+        "score_weight": [spec.q_heads, spec.head_dim],
+        "prefix": [batch],
+    }
+    whole = {"prefix", "mask"} if spec.mask == "document" else {"prefix"}
+    kinds = dict.fromkeys(dims, ir.DataType.FLOAT) | {"mask": ir.DataType.BOOL} | dict.fromkeys(whole, ir.DataType.INT64)
+    return [ir.val(name, kinds[name], ir.Shape(dims[name])) for name in spec.input_names]
 
 
 def _behind_a_cache(lowering: Lowering, core: Core, inputs: list[ir.Value]) -> ir.Model:

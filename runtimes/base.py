@@ -139,6 +139,8 @@ class Runtime(abc.ABC):
     """True for a runtime that runs a model's own functions; for any other, custom operators are written out as their bodies."""
     takes: ClassVar[frozenset[str]] = frozenset()
     """Which of the options `custom_ops` and `extensions` mean something to it."""
+    stateful: ClassVar[frozenset[str]] = frozenset()
+    """The devices on which it keeps a decoder's cache itself (`edgeattn.manifest.STATEFUL`)."""
 
     @abc.abstractmethod
     def check(self) -> Availability:

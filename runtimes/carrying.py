@@ -87,3 +87,16 @@ class CarriedArrays(Carried[dict[str, Any]]):
 def last(array: Array, count: int) -> Array:
     """The last `count` positions of a cache's part, as an array of its own."""
     return array[:, :, array.shape[LENGTH] - count :].copy()
+
+
+def total_length(session: Session, feeds: Mapping[str, Array]) -> int:
+    """Positions in the cache after a run: the size that the present's length has among the inputs.
+
+    Raises:
+        UsageError: no input has it.
+    """
+    present = next(info.dims[LENGTH] for info in session.outputs if len(info.dims) == 4)
+    for info in session.inputs:
+        if info.name in feeds and present in info.dims:
+            return int(feeds[info.name].shape[info.dims.index(present)])
+    raise UsageError(f"no input has the axis {present!r}, which says how much of a cache is used; export the model again")

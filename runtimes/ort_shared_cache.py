@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeattn.errors import UsageError
 from edgeattn.manifest import PAST, TensorInfo
 from edgeattn.runtimes.base import Array, wrap_failure
-from edgeattn.runtimes.carrying import LENGTH, Carried
+from edgeattn.runtimes.carrying import LENGTH, Carried, total_length
 from edgeattn.runtimes.ort_session import NAME, OrtSession
 
 ROOM = 256
@@ -29,21 +28,13 @@ class SharedCacheSession(OrtSession):
     def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         past = next(feeds[info.name].shape[LENGTH] for info in self.inputs if _is_past(info))
         rows = self.rows(feeds)
-        if rows == 1 or past == 0 or self.total_length(feeds) == past + 1:
+        if rows == 1 or past == 0 or total_length(self, feeds) == past + 1:
             return super()._run(feeds)
         parts = [super(SharedCacheSession, self)._run(self.row(feeds, row)) for row in range(rows)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def carrying(self, pairs: Mapping[str, str], start: Mapping[str, Array]) -> Carried[Any]:
         return SharedCache(self, pairs, start)
-
-    def total_length(self, feeds: Mapping[str, Array]) -> int:
-        """Positions in the cache after a run: the size that the present's length has among the inputs."""
-        present = next(info.dims[LENGTH] for info in self.outputs if len(info.dims) == 4)
-        for info in self.inputs:
-            if info.name in feeds and present in info.dims:
-                return int(feeds[info.name].shape[info.dims.index(present)])
-        raise UsageError(f"no input has the axis {present!r}, which says how much of a cache is used; export the model again")
 
     def rows(self, feeds: Mapping[str, Array]) -> int:
         """B."""
@@ -89,7 +80,7 @@ class SharedCache(Carried[_Buffers]):
         return _Buffers(arrays, fixed, next(iter(arrays.values())).shape[LENGTH], own=False)
 
     def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], _Buffers]:
-        total = self.session.total_length(feeds)
+        total = total_length(self.session, feeds)
         buffers = self._with_room(total)
         feeds = {**buffers.fixed, **feeds}
         rows = self.session.rows(feeds)

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from edgeattn import manifest as manifests
 from edgeattn.errors import BundleError
 from edgeattn.manifest import FileEntry, Flavour, Manifest
+from edgeattn.openvino_ir import SUFFIX, foreign_layers, read_note
 from edgeattn.operators import undefined_operators
 
 MANIFEST = "manifest.json"
@@ -69,7 +70,7 @@ def open_folder(root: Path, later: Callable[[str], bool] = lambda _name: False) 
         _verify(root, name, entry)
         if not later(name):
             verify_digest(root, name, entry)
-    _check_domains(root, manifest)
+    _check_forms(root, manifest)
     return Bundle(root, manifest, {part: _open_part(root, manifest, part) for part in manifest.parts})
 
 
@@ -86,7 +87,7 @@ def _open_part(root: Path, whole: Manifest, part: str) -> Bundle:
                 f"{root}: {name} and {MANIFEST} differ in {file!r}; the bundle was edited: export the model again"
             )
     _check_references(root, manifest)
-    _check_domains(root, manifest)
+    _check_forms(root, manifest)
     return Bundle(root, manifest)
 
 
@@ -127,15 +128,37 @@ def _check_references(root: Path, manifest: Manifest) -> None:
             raise BundleError(f"{root}: {MANIFEST} uses {name!r} but does not list its hash; export the model again")
 
 
-def _check_domains(root: Path, manifest: Manifest) -> None:
-    """What a file needs beyond a runtime's own operators, it defines."""
+def _check_forms(root: Path, manifest: Manifest) -> None:
+    """Models are ONNX or OpenVINO's own form, and bring no code."""
     for flavour in manifest.flavours:
-        foreign = frozenset(flavour.domains) - ALLOWED_DOMAINS
-        if foreign and (undefined := undefined_operators(root / flavour.file, foreign)):
-            raise BundleError(
-                f"{root}: {flavour.file} needs {undefined[0]}, an operator of domain {undefined[0].domain!r}, which bundles may "
-                "not use unless the file defines it; export the model again"
-            )
+        if flavour.file.endswith(".onnx"):
+            _check_domains(root, flavour)
+    for file in [*(f.file for f in manifest.flavours), *(p.file for p in manifest.probes)]:
+        if file.endswith(SUFFIX):
+            _check_layers(root, manifest, file)
+        elif not file.endswith(".onnx"):
+            raise BundleError(f"{root}: model {file!r} is neither .onnx nor {SUFFIX}; export the model again")
+
+
+def _check_domains(root: Path, flavour: Flavour) -> None:
+    """What a file needs beyond a runtime's own operators, it defines."""
+    foreign = frozenset(flavour.domains) - ALLOWED_DOMAINS
+    if foreign and (undefined := undefined_operators(root / flavour.file, foreign)):
+        raise BundleError(
+            f"{root}: {flavour.file} needs {undefined[0]}, an operator of domain {undefined[0].domain!r}, which bundles may "
+            "not use unless the file defines it; export the model again"
+        )
+
+
+def _check_layers(root: Path, manifest: Manifest, file: str) -> None:
+    """Known layers only, and numbers from a file whose hash is listed."""
+    path = root / file
+    if foreign := foreign_layers(path):
+        raise BundleError(f"{root}: {file} needs {foreign[0]}, which is no layer that bundles may use; export the model again")
+    note = read_note(path)
+    weights = str(PurePosixPath(file).parent / note.weights) if note else "no file"
+    if weights not in manifest.files:
+        raise BundleError(f"{root}: {file} takes its weights from {weights}, not listed in {MANIFEST}; export the model again")
 
 
 def _verify(root: Path, name: str, entry: FileEntry) -> None:
