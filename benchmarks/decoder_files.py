@@ -14,6 +14,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # PyTorch comes with it
+    from edgeattn.exporters.sources.gguf_file import Gguf
 
 _OPTIMUM_ONNX = """
 import sys
@@ -68,15 +72,20 @@ def _made(name: str, folder: Path, maker: Maker | str) -> bool:
     return True
 
 
-def _weights(gguf: Path | None, folder: Path) -> None:
-    """The GGUF file's weights and tokenizer as transformers keeps them; without a file, those of the name `smollm2`."""
+def read_source(gguf: Path | None) -> Gguf:
+    """The PyTorch model that a bundle was made of, with its tokenizer: from a file, or that of the name `smollm2`."""
     from edgeattn.exporters.sources.gguf_file import read_gguf
     from edgeattn.exporters.sources.zoo import DEMO_COMMAND, MODELS
 
     path = gguf or MODELS["smollm2"].path()
     if path is None:
-        raise RuntimeError(f"no weights: give --gguf FILE, or {DEMO_COMMAND}")
-    read = read_gguf(path)
+        raise SystemExit(f"no PyTorch model: give its --gguf FILE, or {DEMO_COMMAND}")
+    return read_gguf(path)
+
+
+def _weights(gguf: Path | None, folder: Path) -> None:
+    """The source's weights and tokenizer as transformers keeps them."""
+    read = read_source(gguf)
     read.model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(read.tokenizer)
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))

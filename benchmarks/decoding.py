@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from alone import alone
 from decoder_files import peer_folders
 from decoders import Decoder, GenAI, Ints, OptimumIntel, OptimumOnnx, Ours, TorchEager
 from decoding_table import show
@@ -25,6 +24,7 @@ from edgeattn import machine
 from edgeattn.benchmarking.fresh import peak_mb
 from edgeattn.benchmarking.interleave import interleave
 from edgeattn.benchmarking.stats import compare_timings, summarize
+from edgeattn.bundle import open_bundle
 from edgeattn.parity import compare_arrays
 
 PEERS: dict[str, Callable[[Path, int], Decoder]] = {
@@ -51,12 +51,12 @@ def main() -> None:
     from products import products_run  # its imports are large, and not to be in the memory of one candidate
 
     decoders = {name: maker() for name, maker in makers.items()}
-    wrong = failed(decoders)
+    wrong = failed(decoders, arguments.vocabulary)
     right = {name: decoder for name, decoder in decoders.items() if name not in wrong}
     limit = products_run(arguments.bundle, arguments.threads)
     seconds = {f"prompt of {arguments.prompt}": prompts(right, arguments)}
     for past in arguments.past:
-        seconds[f"behind {past}"] = steps(right, past, arguments.tokens, limit)
+        seconds[f"behind {past}"] = steps(right, past, arguments, limit)
     rows = [_row(name, decoders.get(name), seconds, wrong.get(name, "")) for name in (*decoders, LIMIT)]
     for row in rows:
         if row["candidate"] in right:
@@ -73,9 +73,9 @@ def main() -> None:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def failed(decoders: Mapping[str, Decoder]) -> dict[str, str]:
+def failed(decoders: Mapping[str, Decoder], vocabulary: int) -> dict[str, str]:
     """Why a candidate is not the model that PyTorch runs, by its logits behind a prompt and behind one more token."""
-    tokens = _random(64)
+    tokens = _random(64, vocabulary)
     found = {}
     for name, decoder in decoders.items():
         decoder.reset(len(tokens) + 2)
@@ -87,7 +87,7 @@ def failed(decoders: Mapping[str, Decoder]) -> dict[str, str]:
 
 def prompts(decoders: Mapping[str, Decoder], arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds to the first token, its choice included, of a sequence that begins."""
-    tokens = _random(arguments.prompt)
+    tokens = _random(arguments.prompt, arguments.vocabulary)
 
     def first(decoder: Decoder) -> int:
         decoder.reset(len(tokens) + 1)
@@ -97,19 +97,20 @@ def prompts(decoders: Mapping[str, Decoder], arguments: argparse.Namespace) -> d
     return dict(zip(decoders, times, strict=True))
 
 
-def steps(decoders: Mapping[str, Decoder], past: int, count: int, limit: Callable[[], object]) -> dict[str, list[float]]:
+def steps(
+    decoders: Mapping[str, Decoder], past: int, arguments: argparse.Namespace, limit: Callable[[], object]
+) -> dict[str, list[float]]:
     """Seconds of one token, its choice included, behind `past` others; and of the bare products."""
     for decoder in decoders.values():
-        fill(decoder, past, past + WARMUP + count)
-    times = interleave([*map(Greedy, decoders.values()), limit], count, WARMUP)
+        fill(decoder, _random(past, arguments.vocabulary), WARMUP + arguments.tokens)
+    times = interleave([*map(Greedy, decoders.values()), limit], arguments.tokens, WARMUP)
     return dict(zip((*decoders, LIMIT), times, strict=True))
 
 
-def fill(decoder: Decoder, past: int, room: int) -> None:
-    """Begin again, with `past` positions read."""
-    decoder.reset(room)
-    tokens = _random(past)
-    for start in range(0, past, CHUNK):
+def fill(decoder: Decoder, tokens: Ints, more: int) -> None:
+    """Begin again with these tokens, in pieces, and room for some more."""
+    decoder.reset(len(tokens) + more)
+    for start in range(0, len(tokens), CHUNK):
         decoder.read(tokens[start : start + CHUNK])
 
 
@@ -128,21 +129,11 @@ def memory(maker: Callable[[], Decoder], arguments: argparse.Namespace) -> dict[
     found = {"base_mb": peak_mb()}
     decoder = maker()
     for name, past in (("prompt_mb", arguments.prompt), ("longest_mb", max(arguments.past))):
-        fill(decoder, past, past + 16)
+        fill(decoder, _random(past, arguments.vocabulary), 16)
         run = Greedy(decoder)
         for _ in range(16):
             run()
         found[name] = peak_mb()
-    return found
-
-
-def alone(name: str) -> dict[str, Any]:
-    """`memory` of one candidate in a fresh process."""
-    command = [sys.executable, *sys.argv, "--alone", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name} failed in a process of its own: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -176,9 +167,14 @@ def _makers(arguments: argparse.Namespace) -> dict[str, Callable[[], Decoder]]:
     return found
 
 
-def _random(count: int) -> Ints:
-    """Tokens of any meaning; 1000 is within every vocabulary that is not a toy's."""
-    return np.random.default_rng(0).integers(1000, size=count)
+def _random(count: int, vocabulary: int) -> Ints:
+    """Tokens of any meaning, (S,)."""
+    return np.random.default_rng(0).integers(vocabulary, size=count)
+
+
+def _vocabulary(bundle: str) -> int:
+    size = next((info.dims[-1] for info in open_bundle(bundle).manifest.outputs if info.name == "logits"), None)
+    return size if isinstance(size, int) else 2
 
 
 def _arguments() -> argparse.Namespace:
@@ -197,6 +193,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.past = arguments.past or [128, 1024, 4096]
+    arguments.vocabulary = _vocabulary(arguments.bundle)
     return arguments
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from decoder_files import read_source
 from numpy.typing import NDArray
 from wikipedia import articles
 
@@ -59,16 +60,10 @@ def perplexity(logits: Logits, texts: list[Ints]) -> float:
 
 
 def with_torch(gguf: Path | None) -> Logits:
-    """The PyTorch model that the bundle was made of: from a file, or the one of the name `smollm2`."""
+    """PyTorch on the model that the bundle was made of, as `read_source`."""
     import torch
 
-    from edgeattn.exporters.sources.gguf_file import read_gguf
-    from edgeattn.exporters.sources.zoo import DEMO_COMMAND, MODELS
-
-    path = gguf or MODELS["smollm2"].path()
-    if path is None:
-        raise SystemExit(f"no PyTorch model to compare with: give --gguf FILE, or {DEMO_COMMAND}")
-    model = read_gguf(path).model
+    model = read_source(gguf).model
 
     def run(ids: Ints) -> NDArray[np.float32]:
         with torch.inference_mode():
