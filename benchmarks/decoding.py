@@ -1,106 +1,200 @@
-"""A language model with its cache: time of a prompt, tokens per second behind it, and what its plain products alone would allow.
+"""A language model with its cache, ours against its peers in the same rounds: the time to the first token, tokens per second
+behind a long past, peak memory, and what its products with weights alone would allow.
 
-python benchmarks/decoding.py out/smollm2 --past 128 --past 1024
+python benchmarks/decoding.py out/smollm2 --peers-python out/optimum/bin/python --json out/decoding.json
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-import time
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx_ir as ir
-from onnx_ir.passes import common
+from alone import alone
+from decoder_files import peer_folders
+from decoders import Decoder, GenAI, Ints, OptimumIntel, OptimumOnnx, Ours, TorchEager
+from decoding_table import show
 
+from edgeattn import machine
+from edgeattn.benchmarking.fresh import peak_mb
+from edgeattn.benchmarking.interleave import interleave
+from edgeattn.benchmarking.stats import compare_timings, summarize
 from edgeattn.bundle import open_bundle
-from edgeattn.decoding import load_decoder
-from edgeattn.exporters.graph import Builder
-from edgeattn.runtimes import registry
-from edgeattn.runtimes.base import LoadOptions, Session
+from edgeattn.parity import compare_arrays
+
+PEERS: dict[str, Callable[[Path, int], Decoder]] = {
+    "torch eager": TorchEager,
+    "optimum-onnx": OptimumOnnx,
+    "onnxruntime-genai": GenAI,
+    "optimum-intel": OptimumIntel,
+}
+REFERENCE = "torch eager"
+LIMIT = "bare MatMuls (the limit)"
+OURS = "edgeattn on "
+CHUNK = 256
+"""A past is read in pieces of this many tokens: nobody's memory of a whole long prompt's logits is measured here."""
+WARMUP = 3
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse, measure, print, and write JSON where asked."""
+    arguments = _arguments()
+    makers = _makers(arguments)
+    if arguments.alone:
+        print(json.dumps(memory(makers[arguments.alone], arguments)))
+        return
+    from products import products_run  # its imports are large, and not to be in the memory of one candidate
+
+    decoders = {name: maker() for name, maker in makers.items()}
+    wrong = failed(decoders, arguments.vocabulary)
+    right = {name: decoder for name, decoder in decoders.items() if name not in wrong}
+    limit = products_run(arguments.bundle, arguments.threads)
+    seconds = {f"prompt of {arguments.prompt}": prompts(right, arguments)}
+    for past in arguments.past:
+        seconds[f"behind {past}"] = steps(right, past, arguments, limit)
+    rows = [_row(name, decoders.get(name), seconds, wrong.get(name, "")) for name in (*decoders, LIMIT)]
+    for row in rows:
+        if row["candidate"] in right:
+            row["memory"] = alone(row["candidate"])
+    report = {
+        "machine": machine.facts(),
+        "packages": machine.package_versions(),
+        "settings": {key: str(value) for key, value in vars(arguments).items()},
+        "rows": rows,
+        "ratios": ratios(seconds),
+    }
+    show(report)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def failed(decoders: Mapping[str, Decoder], vocabulary: int) -> dict[str, str]:
+    """Why a candidate is not the model that PyTorch runs, by its logits behind a prompt and behind one more token."""
+    tokens = _random(64, vocabulary)
+    found = {}
+    for name, decoder in decoders.items():
+        decoder.reset(len(tokens) + 2)
+        found[name] = np.stack([decoder.read(tokens), decoder.step(1)])
+    truth = found[REFERENCE] if REFERENCE in found else next(iter(found.values()))
+    compared = {name: compare_arrays("logits", logits, truth, "decoder") for name, logits in found.items()}
+    return {name: f"differs by {result.max_abs:.1e}" for name, result in compared.items() if not result.passed}
+
+
+def prompts(decoders: Mapping[str, Decoder], arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds to the first token, its choice included, of a sequence that begins."""
+    tokens = _random(arguments.prompt, arguments.vocabulary)
+
+    def first(decoder: Decoder) -> int:
+        decoder.reset(len(tokens) + 1)
+        return int(decoder.read(tokens).argmax())
+
+    times = interleave([partial(first, decoder) for decoder in decoders.values()], arguments.repeats, warmup=1)
+    return dict(zip(decoders, times, strict=True))
+
+
+def steps(
+    decoders: Mapping[str, Decoder], past: int, arguments: argparse.Namespace, limit: Callable[[], object]
+) -> dict[str, list[float]]:
+    """Seconds of one token, its choice included, behind `past` others; and of the bare products."""
+    for decoder in decoders.values():
+        fill(decoder, _random(past, arguments.vocabulary), WARMUP + arguments.tokens)
+    times = interleave([*map(Greedy, decoders.values()), limit], arguments.tokens, WARMUP)
+    return dict(zip((*decoders, LIMIT), times, strict=True))
+
+
+def fill(decoder: Decoder, tokens: Ints, more: int) -> None:
+    """Begin again with these tokens, in pieces, and room for some more."""
+    decoder.reset(len(tokens) + more)
+    for start in range(0, len(tokens), CHUNK):
+        decoder.read(tokens[start : start + CHUNK])
+
+
+class Greedy:
+    """Each call makes one token and feeds it to the next call."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder, self._token = decoder, 1
+
+    def __call__(self) -> None:
+        self._token = int(self._decoder.step(self._token).argmax())
+
+
+def memory(maker: Callable[[], Decoder], arguments: argparse.Namespace) -> dict[str, float | None]:
+    """Peak MB of this process, which must be fresh: as it is, after a prompt and some tokens, behind the longest past."""
+    found = {"base_mb": peak_mb()}
+    decoder = maker()
+    for name, past in (("prompt_mb", arguments.prompt), ("longest_mb", max(arguments.past))):
+        fill(decoder, _random(past, arguments.vocabulary), 16)
+        run = Greedy(decoder)
+        for _ in range(16):
+            run()
+        found[name] = peak_mb()
+    return found
+
+
+def ratios(seconds: Mapping[str, Mapping[str, list[float]]]) -> list[dict[str, Any]]:
+    """Our time over each other's, for every case that both are in."""
+    found = []
+    for case, times in seconds.items():
+        for ours in (name for name in times if name.startswith(OURS)):
+            for peer in (name for name in times if not name.startswith(OURS)):
+                ratio = asdict(compare_timings(times[ours], times[peer]))
+                found.append({"case": case, "ours": ours, "peer": peer, **ratio})
+    return found
+
+
+def _row(name: str, decoder: Decoder | None, seconds: Mapping[str, Mapping[str, list[float]]], wrong: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"candidate": name, "about": decoder.about if decoder else "", "wrong": wrong}
+    row["cases"] = {case: asdict(summarize(times[name])) for case, times in seconds.items() if name in times}
+    if decoder and not wrong:
+        row["cache_bytes_per_token"] = decoder.cache_bytes()
+    return row
+
+
+def _makers(arguments: argparse.Namespace) -> dict[str, Callable[[], Decoder]]:
+    """Every candidate by name; made when it is called."""
+    found: dict[str, Callable[[], Decoder]] = {}
+    for runtime in arguments.runtime or ("onnxruntime", "openvino"):
+        found[OURS + runtime] = partial(Ours, arguments.bundle, runtime, arguments.threads)
+    folders = peer_folders(arguments.peers, arguments.gguf, arguments.peers_python) if arguments.peers else {}
+    for name, folder in folders.items():
+        found[name] = partial(PEERS[name], folder, arguments.threads)
+    return found
+
+
+def _random(count: int, vocabulary: int) -> Ints:
+    """Tokens of any meaning, (S,)."""
+    return np.random.default_rng(0).integers(vocabulary, size=count)
+
+
+def _vocabulary(bundle: str) -> int:
+    size = next((info.dims[-1] for info in open_bundle(bundle).manifest.outputs if info.name == "logits"), None)
+    return size if isinstance(size, int) else 2
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
-    parser.add_argument("-r", "--runtime", action="append", help="default: onnxruntime and openvino")
-    parser.add_argument("--past", type=int, action="append", help="tokens before those that are timed; default 128 and 1024")
+    parser.add_argument("-r", "--runtime", action="append", help="of ours; default: onnxruntime and openvino")
+    parser.add_argument("--past", type=int, action="append", help="tokens before those timed; default 128, 1024 and 4096")
     parser.add_argument("--prompt", type=int, default=256)
-    parser.add_argument("--tokens", type=int, default=24)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=48, help="tokens timed behind each past")
+    parser.add_argument("--repeats", type=int, default=11, help="prompts timed")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--gguf", type=Path, help="the bundle's source; default: that of the name `smollm2`")
+    parser.add_argument("--peers", type=Path, help="where the peers' files are kept; without it, ours and its limit alone")
+    parser.add_argument("--peers-python", help="interpreter of an environment with optimum-onnx and optimum-intel")
+    parser.add_argument("--json", type=Path, help="write every number to this file")
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    for name in arguments.runtime or ("onnxruntime", "openvino"):
-        measure(name, arguments)
-    _products(arguments.bundle)
-
-
-def measure(name: str, arguments: argparse.Namespace) -> None:
-    """Print the time of a prompt, and tokens per second behind each length."""
-    rng = np.random.default_rng(0)
-    with load_decoder(arguments.bundle, name) as session:
-        count = session.vocabulary or 2
-        prompt = rng.integers(count, size=(1, arguments.prompt))
-
-        def read() -> None:
-            session.reset()
-            session.prefill(prompt)
-
-        seconds = [_timed(read) for _ in range(arguments.repeats + 1)][1:]
-        print(f"{name}: prompt of {arguments.prompt}: {1e3 * float(np.median(seconds)):.0f} ms")
-        for past in arguments.past or (128, 1024):
-            session.reset()
-            session.prefill(rng.integers(count, size=(1, past)))
-            steps = [_timed(lambda: session.decode([1])) for _ in range(arguments.tokens)]
-            print(f"{name}: behind {past}: {1 / float(np.median(steps)):.1f} tokens/s")
-
-
-def _products(bundle: str) -> None:
-    """The model's products with constant matrices, one row each, and nothing else: the most that decoding could reach."""
-    opened = open_bundle(bundle)
-    flavour = opened.manifest.flavour("onnxruntime:cpu")
-    if flavour is None:
-        return
-    model = ir.load(opened.file(flavour.file))
-    with _products_session(model) as session:
-        feeds = {info.name: np.ones((1, info.dims[1]), dtype=np.float32) for info in session.inputs}
-        seconds = [_timed(lambda: session.run(feeds)) for _ in range(30)][5:]
-    print(f"onnxruntime: the model's products with weights alone: {1 / float(np.median(seconds)):.1f} tokens/s")
-
-
-def _products_session(model: ir.Model) -> Session:
-    b = Builder()
-    rows: dict[int, ir.Value] = {}
-    ends = []
-    for node in model.graph:
-        weight = node.inputs[1] if node.op_type == "MatMul" else None
-        if weight is None or weight.shape is None or len(weight.shape) != 2:
-            continue
-        transposed = weight.producer()
-        tensor = weight.const_value if transposed is None else transposed.inputs[0].const_value  # type: ignore[union-attr]
-        if tensor is None:
-            continue
-        values = tensor.numpy().T if transposed is not None else tensor.numpy()
-        row = rows.setdefault(values.shape[0], ir.val(f"x{values.shape[0]}", ir.DataType.FLOAT, [1, values.shape[0]]))
-        product = b.op("MatMul", row, b.op("Constant", value=ir.tensor(np.ascontiguousarray(values))))
-        ends.append(b.op("ReduceMax", product, keepdims=0))
-    total = b.op("Sum", *ends)
-    total.name, total.type, total.shape = "total", ir.TensorType(ir.DataType.FLOAT), ir.Shape([])
-    graph = ir.Graph(list(rows.values()), [total], nodes=b.nodes, opset_imports={"": 18}, name="products")
-    products = ir.Model(graph, ir_version=10)
-    common.NameFixPass()(products)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "products.onnx"
-        ir.save(products, path, external_data="products.bin")
-        return registry.get("onnxruntime").load(path, LoadOptions())
-
-
-def _timed(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+    arguments.past = arguments.past or [128, 1024, 4096]
+    arguments.vocabulary = _vocabulary(arguments.bundle)
+    return arguments
 
 
 if __name__ == "__main__":

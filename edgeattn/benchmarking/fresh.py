@@ -66,11 +66,20 @@ def _measure(path: str, runtime: str, options: LoadOptions, flavour: str, sizes:
 
 def peak_mb() -> float | None:
     """Peak resident memory of this process alone. getrusage would count what its parent had before the fork."""
+    return _status_mb("VmHWM")
+
+
+def resident_mb() -> float | None:
+    """Resident memory of this process now, in the same units."""
+    return _status_mb("VmRSS")
+
+
+def _status_mb(name: str) -> float | None:
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
         return None
-    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), None)
+    line = next((line for line in status.splitlines() if line.startswith(f"{name}:")), None)
     return int(line.split()[1]) * 1024 / 1e6 if line else None
 
 
