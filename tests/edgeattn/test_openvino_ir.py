@@ -8,7 +8,7 @@ import pytest
 
 from edgeattn.errors import BundleError
 from edgeattn.manifest import TensorInfo
-from edgeattn.openvino_ir import Layer, Note, foreign_layers, read_layers, read_note
+from edgeattn.openvino_ir import Layer, Note, read_ir
 
 LAYER = '<layer id="0" name="a" type="{}" version="{}"/>'
 NET = '<?xml version="1.0"?>\n<net name="n" version="11"><layers>{}</layers><rt_info>{}</rt_info></net>'
@@ -29,7 +29,7 @@ def _noted(note: str) -> str:
 def test_layers(tmp_path: Path) -> None:
     body = f"<body><layers>{LAYER.format('Loop', 'opset5')}</layers></body>"
     path = _file(tmp_path, NET.format(LAYER.format("Add", "opset1") + body, ""))
-    assert read_layers(path) == {Layer("opset1", "Add"), Layer("opset5", "Loop")}
+    assert read_ir(path).layers == {Layer("opset1", "Add"), Layer("opset5", "Loop")}
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,11 @@ def test_layers(tmp_path: Path) -> None:
 )
 def test_a_foreign_layer(tmp_path: Path, kind: str, opset: str) -> None:
     path = _file(tmp_path, NET.format(LAYER.format("Add", "opset1") + LAYER.format(kind, opset), ""))
-    assert list(map(str, foreign_layers(path))) == [f"{opset}::{kind}"]
+    assert list(map(str, read_ir(path).foreign)) == [f"{opset}::{kind}"]
 
 
 def test_a_layer_that_does_not_say_what_it_is(tmp_path: Path) -> None:
-    assert foreign_layers(_file(tmp_path, NET.format('<layer id="0"/>', "")))
+    assert read_ir(_file(tmp_path, NET.format('<layer id="0"/>', ""))).foreign
 
 
 @pytest.mark.parametrize(
@@ -58,18 +58,18 @@ def test_a_layer_that_does_not_say_what_it_is(tmp_path: Path) -> None:
 )
 def test_what_is_no_plain_xml(tmp_path: Path, text: str) -> None:
     with pytest.raises(BundleError, match="no plain XML"):
-        read_layers(_file(tmp_path, text))
+        read_ir(_file(tmp_path, text))
 
 
 def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeattn.openvino_ir.MAX_BYTES", 10)
     with pytest.raises(BundleError, match="at most 10"):
-        read_layers(_file(tmp_path, NET.format("", "")))
+        read_ir(_file(tmp_path, NET.format("", "")))
 
 
 def test_a_note(tmp_path: Path) -> None:
-    assert read_note(_file(tmp_path, _noted(NOTE.dumps()))) == NOTE
-    assert read_note(_file(tmp_path, NET.format("", ""))) is None
+    assert read_ir(_file(tmp_path, _noted(NOTE.dumps()))).note() == NOTE
+    assert read_ir(_file(tmp_path, NET.format("", ""))).note() is None
 
 
 @pytest.mark.parametrize(
@@ -84,4 +84,4 @@ def test_a_note(tmp_path: Path) -> None:
 )
 def test_a_damaged_note(tmp_path: Path, note: str, reason: str) -> None:
     with pytest.raises(BundleError, match=reason):
-        read_note(_file(tmp_path, _noted(note)))
+        read_ir(_file(tmp_path, _noted(note))).note()

@@ -15,7 +15,7 @@ import torch
 from edgeattn.bundle import open_bundle, seal
 from edgeattn.decoding import DecoderSession, load_decoder
 from edgeattn.errors import BundleError, RuntimeRunError
-from edgeattn.openvino_ir import read_note
+from edgeattn.openvino_ir import read_ir
 from tests.edgeattn.decoding.small import Small
 
 FILE = "openvino-cpu.xml"
@@ -100,7 +100,7 @@ def test_an_edited_file(small: Small, tmp_path: Path) -> None:
 def test_present_is_read_back(small: Small) -> None:
     """As any session: the past in, the present out, one after the other and at any length."""
     with load_decoder(small.bundle, "openvino") as ours, load_decoder(small.bundle, "onnxruntime") as other:
-        note = read_note(small.bundle / FILE)
+        note = read_ir(small.bundle / FILE).note()
         assert note is not None
         rng = np.random.default_rng(0)
         for batch, past, new in ((2, 3, 5), (1, 0, 4), (3, 9, 1), (1, 0, 1)):
