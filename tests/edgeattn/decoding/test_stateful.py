@@ -16,6 +16,7 @@ from edgeattn.bundle import open_bundle, seal
 from edgeattn.decoding import DecoderSession, load_decoder
 from edgeattn.errors import BundleError, RuntimeRunError
 from edgeattn.openvino_ir import read_ir
+from edgeattn.probe import run_probe
 from tests.edgeattn.decoding.small import Small
 
 FILE = "openvino-cpu.xml"
@@ -86,6 +87,16 @@ def test_numbers_from_a_file_that_is_not_listed(small: Small, tmp_path: Path) ->
     bundle = _edited(small, tmp_path, "weights-fp32.bin", "weights-none.bin")
     with pytest.raises(BundleError, match=r"weights-none\.bin, not listed"):
         open_bundle(bundle)
+
+
+def test_its_probe_runs_from_the_bundle(small: Small) -> None:
+    """As on another machine: the model of one site, with its numbers beside it."""
+    bundle = open_bundle(small.bundle)
+    flavour = bundle.manifest.flavour("openvino:cpu")
+    assert flavour is not None
+    probe = next(probe for probe in bundle.manifest.probes if probe.file == flavour.probes[0])
+    result = run_probe("openvino", "cpu", bundle.file(probe.file), probe.spec, cached=probe.cached)
+    assert result.passed, result.reason
 
 
 def test_an_edited_file(small: Small, tmp_path: Path) -> None:
