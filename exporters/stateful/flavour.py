@@ -15,7 +15,7 @@ from edgeattn.exporters.stateful.probe import prove
 from edgeattn.openvino_ir import read_ir
 from edgeattn.runtimes.base import Runtime
 
-WHY = "fused with a cache that the runtime keeps, and a step copies nothing but what is new: fastest measured"
+WHY = "fused with a cache that the runtime keeps, so that a token copies only what is new: fastest measured to decode"
 Gate = Callable[[dict[str, int], dict[str, Choice]], FlavourReport]
 """Domains and choices -> the flavour as its gate found it."""
 
