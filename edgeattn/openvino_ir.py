@@ -25,139 +25,22 @@ _NEWEST = 16
 
 OPSETS = frozenset(f"opset{number}" for number in range(1, _NEWEST + 1))
 """Sets of layers that OpenVINO brings itself; a layer of any other one would need a library."""
-LAYERS = frozenset(
-    [
-        "Abs",
-        "Acos",
-        "Acosh",
-        "Add",
-        "Asin",
-        "Asinh",
-        "Assign",
-        "Atan",
-        "Atanh",
-        "AvgPool",
-        "BatchNormInference",
-        "Broadcast",
-        "Ceiling",
-        "Clamp",
-        "Concat",
-        "Const",
-        "Convert",
-        "ConvertLike",
-        "Convolution",
-        "Cos",
-        "Cosh",
-        "CumSum",
-        "DepthToSpace",
-        "Divide",
-        "Einsum",
-        "Elu",
-        "Equal",
-        "Erf",
-        "Exp",
-        "Eye",
-        "FakeConvert",
-        "FakeQuantize",
-        "Floor",
-        "FloorMod",
-        "GRN",
-        "GroupConvolution",
-        "GRUCell",
-        "GRUSequence",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Gelu",
-        "Greater",
-        "GreaterEqual",
-        "HardSigmoid",
-        "HSigmoid",
-        "HSwish",
-        "IsFinite",
-        "IsInf",
-        "IsNaN",
-        "LSTMCell",
-        "LSTMSequence",
-        "Less",
-        "LessEqual",
-        "Log",
-        "LogSoftmax",
-        "LogicalAnd",
-        "LogicalNot",
-        "LogicalOr",
-        "LogicalXor",
-        "MVN",
-        "MatMul",
-        "MaxPool",
-        "Maximum",
-        "Minimum",
-        "Mish",
-        "Mod",
-        "Multiply",
-        "Negative",
-        "NonZero",
-        "NormalizeL2",
-        "NotEqual",
-        "OneHot",
-        "PRelu",
-        "Pad",
-        "Parameter",
-        "Power",
-        "RMS",
-        "RNNCell",
-        "RNNSequence",
-        "Range",
-        "ReLU",
-        "ReadValue",
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceLogicalAnd",
-        "ReduceLogicalOr",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceSum",
-        "Reshape",
-        "Result",
-        "ReverseSequence",
-        "Roll",
-        "Round",
-        "ScaledDotProductAttention",
-        "ScatterElementsUpdate",
-        "ScatterNDUpdate",
-        "ScatterUpdate",
-        "Select",
-        "Selu",
-        "ShapeOf",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Sinh",
-        "Slice",
-        "SliceScatter",
-        "SoftMax",
-        "SoftPlus",
-        "SoftSign",
-        "Softmax",
-        "SpaceToDepth",
-        "Split",
-        "Sqrt",
-        "SquaredDifference",
-        "Squeeze",
-        "StridedSlice",
-        "Subtract",
-        "Swish",
-        "Tan",
-        "Tanh",
-        "Tile",
-        "TopK",
-        "Transpose",
-        "Unsqueeze",
-        "VariadicSplit",
-    ]
-)
+LAYERS = frozenset({
+    "Abs", "Acos", "Acosh", "Add", "Asin", "Asinh", "Assign", "Atan", "Atanh", "AvgPool", "BatchNormInference",
+    "Broadcast", "Ceiling", "Clamp", "Concat", "Const", "Convert", "ConvertLike", "Convolution", "Cos", "Cosh",
+    "CumSum", "DepthToSpace", "Divide", "Einsum", "Elu", "Equal", "Erf", "Exp", "Eye", "FakeConvert", "FakeQuantize",
+    "Floor", "FloorMod", "GRN", "GroupConvolution", "GRUCell", "GRUSequence", "Gather", "GatherElements", "GatherND",
+    "Gelu", "Greater", "GreaterEqual", "HardSigmoid", "HSigmoid", "HSwish", "IsFinite", "IsInf", "IsNaN", "LSTMCell",
+    "LSTMSequence", "Less", "LessEqual", "Log", "LogSoftmax", "LogicalAnd", "LogicalNot", "LogicalOr", "LogicalXor",
+    "MVN", "MatMul", "MaxPool", "Maximum", "Minimum", "Mish", "Mod", "Multiply", "Negative", "NonZero", "NormalizeL2",
+    "NotEqual", "OneHot", "PRelu", "Pad", "Parameter", "Power", "RMS", "RNNCell", "RNNSequence", "Range", "ReLU",
+    "ReadValue", "ReduceL1", "ReduceL2", "ReduceLogicalAnd", "ReduceLogicalOr", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "Reshape", "Result", "ReverseSequence", "Roll", "Round", "ScaledDotProductAttention",
+    "ScatterElementsUpdate", "ScatterNDUpdate", "ScatterUpdate", "Select", "Selu", "ShapeOf", "Sigmoid", "Sign", "Sin",
+    "Sinh", "Slice", "SliceScatter", "SoftMax", "SoftPlus", "SoftSign", "Softmax", "SpaceToDepth", "Split", "Sqrt",
+    "SquaredDifference", "Squeeze", "StridedSlice", "Subtract", "Swish", "Tan", "Tanh", "Tile", "TopK", "Transpose",
+    "Unsqueeze", "VariadicSplit",
+})  # fmt: skip
 """Layers that compute tensors from tensors; none that runs a body, reads a file or calls out."""
 
 
@@ -186,40 +69,56 @@ class Note:
         return json.dumps(asdict(self))
 
 
-def read_layers(path: Path) -> frozenset[Layer]:
-    """The layers of a file, in bodies too.
+@dataclass(frozen=True, slots=True)
+class IrFile:
+    """What a file says. `layers`: those in bodies too; `noted`: our note as it stands there, empty where there is none."""
+
+    name: str
+    layers: frozenset[Layer]
+    noted: str
+
+    @property
+    def foreign(self) -> list[Layer]:
+        """Layers that a bundle may not use, sorted."""
+        return sorted(layer for layer in self.layers if layer.opset not in OPSETS or layer.type not in LAYERS)
+
+    def note(self) -> Note | None:
+        """Our note; None where the file was written by somebody else. Raises BundleError where it is damaged."""
+        if not self.noted:
+            return None
+        try:
+            data = json.loads(self.noted)
+            variables = {str(past): (str(present), str(name)) for past, (present, name) in data["variables"].items()}
+            note = Note(str(data["weights"]), _infos(data["inputs"]), _infos(data["outputs"]), variables)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BundleError(
+                f"{self.name}: its note on inputs and outputs is damaged ({error}); export the model again"
+            ) from error
+        if Path(note.weights).name != note.weights or not note.weights.endswith(".bin"):
+            raise BundleError(f"{self.name}: its weights {note.weights!r} are no .bin file beside it; export the model again")
+        return note
+
+
+def read_ir(path: Path) -> IrFile:
+    """Read a file.
 
     Raises:
-        BundleError: the file is too large, no plain XML, or has a document type.
+        BundleError: it is too large, no plain XML, or has a document type.
     """
-    return frozenset(_read(path).layers)
-
-
-def foreign_layers(path: Path) -> list[Layer]:
-    """Layers that a bundle may not use, sorted. Raises BundleError as `read_layers`."""
-    return sorted(layer for layer in read_layers(path) if layer.opset not in OPSETS or layer.type not in LAYERS)
-
-
-def read_note(path: Path) -> Note | None:
-    """Our note in a file; None where it was written by somebody else.
-
-    Raises:
-        BundleError: as `read_layers`, or the note is damaged.
-    """
-    text = _read(path).note
-    if not text:
-        return None
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise BundleError(f"{path.name} has {size} bytes, at most {MAX_BYTES} of XML are read; export the model again")
+    reader, parser = _Reader(), expat.ParserCreate("utf-8")
+    parser.StartElementHandler, parser.EndElementHandler = reader.start, reader.end
+    parser.StartDoctypeDeclHandler, parser.XmlDeclHandler = reader.document_type, reader.declaration
     try:
-        data = json.loads(text)
-        variables = {str(past): (str(present), str(name)) for past, (present, name) in data["variables"].items()}
-        note = Note(str(data["weights"]), _infos(data["inputs"]), _infos(data["outputs"]), variables)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BundleError(
-            f"{path.name}: its note on inputs and outputs is damaged ({error}); export the model again"
-        ) from error
-    if Path(note.weights).name != note.weights or not note.weights.endswith(".bin"):
-        raise BundleError(f"{path.name}: its weights {note.weights!r} are no .bin file beside it; export the model again")
-    return note
+        text = path.read_bytes()
+        if not text.startswith(b"<"):  # a byte order mark would have OpenVINO guess the encoding
+            raise ValueError("it does not begin with '<'")
+        parser.Parse(text, True)
+    except (ValueError, expat.ExpatError) as error:
+        raise BundleError(f"{path.name} is no plain XML of OpenVINO ({error}); export the model again") from error
+    return IrFile(path.name, frozenset(reader.layers), reader.noted)
 
 
 def _infos(data: Any) -> tuple[TensorInfo, ...]:
@@ -237,7 +136,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.layers: set[Layer] = set()
-        self.note = ""
+        self.noted = ""
         self._path: list[str] = []
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
@@ -247,7 +146,7 @@ class _Reader:
         if tag == "layer":
             self.layers.add(Layer(attributes.get("version", "no opset"), attributes.get("type", "no type")))
         if self._path == ["net", "rt_info", *NOTE]:
-            self.note = attributes.get("value", "")
+            self.noted = attributes.get("value", "")
 
     def end(self, _tag: str) -> None:
         self._path.pop()
@@ -258,20 +157,3 @@ class _Reader:
     def declaration(self, _version: str, encoding: str | None, _standalone: int) -> None:
         if (encoding or "utf-8").lower() != "utf-8":
             raise ValueError(f"encoding {encoding!r}, expected utf-8")
-
-
-def _read(path: Path) -> _Reader:
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise BundleError(f"{path.name} has {size} bytes, at most {MAX_BYTES} of XML are read; export the model again")
-    reader, parser = _Reader(), expat.ParserCreate("utf-8")
-    parser.StartElementHandler, parser.EndElementHandler = reader.start, reader.end
-    parser.StartDoctypeDeclHandler, parser.XmlDeclHandler = reader.document_type, reader.declaration
-    try:
-        text = path.read_bytes()
-        if not text.startswith(b"<"):  # a byte order mark would have OpenVINO guess the encoding
-            raise ValueError("it does not begin with '<'")
-        parser.Parse(text, True)
-    except (ValueError, expat.ExpatError) as error:
-        raise BundleError(f"{path.name} is no plain XML of OpenVINO ({error}); export the model again") from error
-    return reader

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from edgeattn.errors import EdgeAttnError, RuntimeRunError
 from edgeattn.manifest import TensorInfo
-from edgeattn.openvino_ir import SUFFIX, read_note
+from edgeattn.openvino_ir import SUFFIX, read_ir
 from edgeattn.operators import defined_operators
 from edgeattn.runtimes.base import (
     CUSTOM,
@@ -71,7 +71,7 @@ class OpenVINO(Runtime):
 
     def _load(self, path: Path, options: LoadOptions) -> Session:
         core = self._extended(options.extensions) if options.extensions else self._core
-        note = read_note(path) if path.suffix == SUFFIX else None
+        note = read_ir(path).note() if path.suffix == SUFFIX else None
         model = self._read(core, path, note.weights if note else None)
         device = _DEVICES[options.device]
         try:

@@ -68,9 +68,9 @@ class States:
         """Run on the inputs that are no past; the outputs that are no present."""
         try:
             results = self._request.infer(feeds, share_inputs=True, share_outputs=False)
+            return {name: results[name] for name in self._given}
         except Exception as error:  # its exceptions share no base below Exception
             raise wrap_failure(self._runtime, "run the model", cause(error)) from error
-        return {name: results[name] for name in self._given}
 
 
 class StatefulChain(Carried[int]):

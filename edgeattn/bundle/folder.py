@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from edgeattn import manifest as manifests
 from edgeattn.errors import BundleError
 from edgeattn.manifest import FileEntry, Flavour, Manifest
-from edgeattn.openvino_ir import SUFFIX, foreign_layers, read_note
+from edgeattn.openvino_ir import SUFFIX, read_ir
 from edgeattn.operators import undefined_operators
 
 MANIFEST = "manifest.json"
@@ -152,10 +152,12 @@ def _check_domains(root: Path, flavour: Flavour) -> None:
 
 def _check_layers(root: Path, manifest: Manifest, file: str) -> None:
     """Known layers only, and numbers from a file whose hash is listed."""
-    path = root / file
-    if foreign := foreign_layers(path):
-        raise BundleError(f"{root}: {file} needs {foreign[0]}, which is no layer that bundles may use; export the model again")
-    note = read_note(path)
+    found = read_ir(root / file)
+    if found.foreign:
+        raise BundleError(
+            f"{root}: {file} needs {found.foreign[0]}, which is no layer that bundles may use; export the model again"
+        )
+    note = found.note()
     weights = str(PurePosixPath(file).parent / note.weights) if note else "no file"
     if weights not in manifest.files:
         raise BundleError(f"{root}: {file} takes its weights from {weights}, not listed in {MANIFEST}; export the model again")

@@ -12,10 +12,10 @@ from edgeattn.exporters.report import FlavourReport
 from edgeattn.exporters.sites import find_sites
 from edgeattn.exporters.stateful.model import FORM, Stateful
 from edgeattn.exporters.stateful.probe import prove
-from edgeattn.openvino_ir import foreign_layers
+from edgeattn.openvino_ir import read_ir
 from edgeattn.runtimes.base import Runtime
 
-WHY = "fused with a cache that the runtime keeps, and a step copies nothing but what is new: fastest measured"
+WHY = "fused with a cache that the runtime keeps, so that a token copies only what is new: fastest measured to decode"
 Gate = Callable[[dict[str, int], dict[str, Choice]], FlavourReport]
 """Domains and choices -> the flavour as its gate found it."""
 
@@ -33,7 +33,8 @@ def stateful_flavour(
     if row is not None:
         return row
     path.unlink(missing_ok=True)
-    os.truncate(model.weights, before)
+    if model.weights.exists():
+        os.truncate(model.weights, before)
     return reason
 
 
@@ -42,7 +43,7 @@ def _written(model: Stateful, path: Path, gate: Callable[[dict[str, int]], Flavo
         domains = model.write(path)
     except RuntimeRunError as error:
         return None, str(error)
-    if foreign := foreign_layers(path):
+    if foreign := read_ir(path).foreign:
         return None, f"it needs {foreign[0]}, which is no layer that bundles may use"
     row = gate(domains)
     return (None, row.failure) if row.failure else (row, "")

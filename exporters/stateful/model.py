@@ -13,7 +13,7 @@ from edgeattn.exporters.stateful.attention import StatefulAttention
 from edgeattn.exporters.stateful.conversion import convert, variable
 from edgeattn.exporters.stateful.weights import save
 from edgeattn.manifest import PAST, TensorInfo
-from edgeattn.openvino_ir import NOTE, Note, read_layers
+from edgeattn.openvino_ir import NOTE, Note, read_ir
 
 FORM = StatefulAttention()
 
@@ -43,7 +43,7 @@ class Stateful:
         outputs = tuple(TensorInfo(info.name, info.dtype, info.dims) for info in self.outputs)
         converted.set_rt_info(Note(self.weights.name, self.inputs, outputs, variables).dumps(), list(NOTE))
         save(converted, path, self.weights, [tensor for tensor in values if isinstance(tensor, ir.ExternalTensor)])
-        return {"openvino": max(int(layer.opset.removeprefix("opset")) for layer in read_layers(path))}
+        return {"openvino": max(int(layer.opset.removeprefix("opset")) for layer in read_ir(path).layers)}
 
     def refusal(self) -> str:
         """Why the model cannot be written so; empty where it can."""

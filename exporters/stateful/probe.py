@@ -34,13 +34,18 @@ def probe_file(core: Core, folder: Path) -> Path:
     path = folder / f"{probe_name(FORM, core)}{SUFFIX}"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        model = _model(core)
-        inputs, outputs = (tuple(map(_info, values)) for values in (model.graph.inputs, model.graph.outputs))
-        Stateful(model, inputs, outputs, {}, path.with_suffix(".bin")).write(path)
+        model = canonical_probe(core)
+        Stateful(model, *signature(model), {}, path.with_suffix(".bin")).write(path)
     return path
 
 
-def _model(core: Core) -> ir.Model:
+def signature(model: ir.Model) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """Inputs and outputs."""
+    return tuple(map(_info, model.graph.inputs)), tuple(map(_info, model.graph.outputs))
+
+
+def canonical_probe(core: Core) -> ir.Model:
+    """One site behind a cache of the model."""
     spec, b = core.spec, Builder()
     inputs = probe_inputs(core, "batch", "queries", "keys")
     named = {str(value.name): value for value in inputs}
