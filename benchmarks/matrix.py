@@ -15,7 +15,7 @@ import torch
 from bare import LENGTHS, OPSETS, bare_verdicts
 
 from edgeattn.exporters import conformance
-from edgeattn.exporters.lowerings.registry import LOWERINGS
+from edgeattn.exporters.lowerings.registry import WHOLE
 from edgeattn.exporters.sources.variant import from_variant
 from edgeattn.exporters.survey import VariantReport, survey
 from edgeattn.runtimes import registry
@@ -77,7 +77,7 @@ def _forms(reports: Sequence[VariantReport], runtime: str) -> None:
         for report in reports
         if report.runtimes[runtime].forms
     ]
-    _table(["variant", *LOWERINGS], rows)
+    _table(["variant", *WHOLE], rows)
 
 
 def _reasons(reports: Sequence[VariantReport]) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edgeattn import parity
 from edgeattn.bundle import Bundle, open_bundle
+from edgeattn.decoding.evidence import read_evidence, readings
+from edgeattn.decoding.session import DecoderSession
 from edgeattn.errors import EdgeAttnError, RuntimeMissingError, UsageError
 from edgeattn.golden import Golden, compare_case, read_case
 from edgeattn.loading import CANONICAL, PORTABLE, BundlePath, BundleSession, open_session, pick_flavours
-from edgeattn.manifest import Flavour, Manifest, TensorInfo
+from edgeattn.manifest import PAST, Flavour, Manifest, TensorInfo
 from edgeattn.parity import Comparison
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import LoadOptions, Runtime, Session, library_paths
@@ -53,6 +55,13 @@ class TargetCheck:
     reason: str = ""
     fixed: tuple[dict[str, int], ...] = ()
     """The sizes that the flavour is written for; none where it takes any."""
+    part: str = ""
+    """Which of the bundle's models it is; empty for the one that the bundle is about."""
+
+    @property
+    def label(self) -> str:
+        """`onnxruntime:cpu`, behind the part where it is one."""
+        return f"{self.part} {self.target}".lstrip()
 
     @property
     def passed(self) -> bool:
@@ -81,7 +90,9 @@ class TargetCheck:
             }
             for case in self.cases
         ]
-        own = {name: getattr(self, name) for name in ("target", "status", "flavour", "precision", "effective", "reason")}
+        own = {
+            name: getattr(self, name) for name in ("part", "target", "status", "flavour", "precision", "effective", "reason")
+        }
         return {**own, "passed": self.passed, "fixed": list(self.fixed), "cases": cases}
 
 
@@ -118,7 +129,8 @@ def check(
     custom_ops: Iterable[str | os.PathLike[str]] = (),
     progress: Callable[[str], None] | None = None,
 ) -> CheckReport:
-    """Run every golden case on each of `runtimes` (`onnxruntime:cpu`, ...) and compare with PyTorch's outputs.
+    """Run every golden case on each of `runtimes` (`onnxruntime:cpu`, ...) and compare with PyTorch's outputs, the cases of
+    each part of the bundle as well.
 
     `runtimes` None means every target the bundle has a flavour for; one of those whose runtime is not installed here is
     skipped and said so. A target that fails does not stop the others. `custom_ops` are native libraries as in
@@ -131,16 +143,20 @@ def check(
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     for target in runtimes or ():
         registry.parse_target(target)  # a misspelt name is an error before any work
-    if not opened.manifest.golden:
+    models = {**opened.parts, "": opened}
+    if not all(model.manifest.golden for model in models.values()):
         raise UsageError(f"{opened.path} holds no golden case, so nothing can be compared; export the model again")
     targets = runtimes or default_targets(opened.manifest)
     libraries = _libraries(custom_ops, targets)
-    cases = [read_case(opened, case) for case in opened.manifest.golden]
     checked = []
-    for target in targets:
-        if progress:
-            progress(f"checking {opened.path.name} on {target}, {len(cases)} cases")
-        checked.append(_check_target(opened, target, cases, threads, libraries, asked=bool(runtimes)))
+    for part, model in models.items():
+        cases = [read_case(model, case) for case in model.manifest.golden]
+        text = read_evidence(model)
+        for target in targets:
+            if progress:
+                progress(" ".join([f"checking {opened.path.name}", *filter(None, [part]), f"on {target}, {len(cases)} cases"]))
+            found = _check_target(model, target, cases, text, threads, libraries, asked=bool(runtimes))
+            checked.append(replace(found, part=part))
     return CheckReport(str(opened.path), tuple(checked))
 
 
@@ -166,7 +182,13 @@ def _libraries(custom_ops: Iterable[str | os.PathLike[str]], targets: Sequence[s
 
 
 def _check_target(
-    bundle: Bundle, target: str, cases: Sequence[Golden], threads: int | None, libraries: tuple[str, ...], asked: bool
+    bundle: Bundle,
+    target: str,
+    cases: Sequence[Golden],
+    text: Golden | None,
+    threads: int | None,
+    libraries: tuple[str, ...],
+    asked: bool,
 ) -> TargetCheck:
     flavour = None
     try:
@@ -175,7 +197,7 @@ def _check_target(
         flavours = pick_flavours(bundle, runtime, device)
         flavour = flavours[0]
         with open_session(bundle, flavours, runtime, target_options(runtime, device, threads, libraries)) as session:
-            return _run_cases(target, flavour, session, cases, bundle.manifest)
+            return _run_cases(target, flavour, session, cases, bundle.manifest, text)
     except RuntimeMissingError as error:
         status: Status = "missing" if asked else "skipped"
         reason = str(error)
@@ -193,10 +215,12 @@ def _runtime(target: str) -> tuple[Runtime, str]:
 
 
 def _run_cases(
-    target: str, flavour: Flavour, session: BundleSession, cases: Sequence[Golden], manifest: Manifest
+    target: str, flavour: Flavour, session: BundleSession, cases: Sequence[Golden], manifest: Manifest, text: Golden | None
 ) -> TargetCheck:
     padding = padding_input(manifest)
     results = tuple(_run_case(session, golden, manifest, padding) for golden in cases)
+    if text is not None and flavour.target != CANONICAL:  # its interpreter takes minutes for a text
+        results += tuple(_read_text(DecoderSession(session, manifest.limits.get(PAST)), text))
     failed = [case for case in results if not case.passed]
     status: Status = "passed" if results and not failed else "error" if any(case.reason for case in failed) else "failed"
     reason = f"{len(failed)} of {len(results)} cases failed" if failed else ""
@@ -215,6 +239,15 @@ def _run_case(session: Session, golden: Golden, manifest: Manifest, padding: Ten
         return CaseCheck(golden.name, golden.sizes, (), time.perf_counter() - start, str(error))
     seconds = time.perf_counter() - start
     return CaseCheck(golden.name, golden.sizes, compare_case(golden, got, manifest.outputs, padding), seconds)
+
+
+def _read_text(session: DecoderSession, text: Golden) -> Iterator[CaseCheck]:
+    """The text of a decoder, read with its cache in every way."""
+    try:
+        for reading in readings(session, text):
+            yield CaseCheck(f"text {reading.name}", text.sizes, reading.comparisons, reading.seconds)
+    except EdgeAttnError as error:
+        yield CaseCheck("text", text.sizes, (), 0.0, str(error))
 
 
 def padding_input(manifest: Manifest) -> TensorInfo | None:

@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 from edgeattn.errors import SpecError
 
+WHERE_SET = {"where set": True}
+"""Metadata of a field that is written only where it says something."""
+
 _T = TypeVar("_T")
 
 

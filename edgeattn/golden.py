@@ -58,15 +58,18 @@ def write_case(
     return GoldenCase(f"golden/{name}.safetensors", dict(sizes), strides)
 
 
-def read_case(bundle: Bundle, case: GoldenCase) -> Golden:
-    """The arrays of a case, writable and aligned.
+def read_case(bundle: Bundle, case: GoldenCase, names: tuple[Sequence[str], Sequence[str]] | None = None) -> Golden:
+    """The arrays of a case, writable and aligned; `names` of its inputs and outputs are those of the manifest by default.
 
     Raises:
-        BundleError: the file is malformed, or lacks an input or output of the manifest.
+        BundleError: the file is malformed, or lacks one of them.
     """
     tensors = read_tensors(bundle.file(case.file))
-    inputs = {info.name: _take(tensors, "in", info.name, case.file) for info in bundle.manifest.inputs}
-    outputs = {info.name: _take(tensors, "out", info.name, case.file) for info in bundle.manifest.outputs}
+    given, expected = names or tuple(
+        [info.name for info in infos] for infos in (bundle.manifest.inputs, bundle.manifest.outputs)
+    )
+    inputs = {name: _take(tensors, "in", name, case.file) for name in given}
+    outputs = {name: _take(tensors, "out", name, case.file) for name in expected}
     strides = {name: stride for name, stride in case.strides.items() if name in outputs}
     shapes = {}
     for name, array in outputs.items():

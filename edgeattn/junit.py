@@ -18,11 +18,11 @@ def write_junit(report: CheckReport, path: Path) -> None:
 
 
 def _suite(root: Element, target: TargetCheck) -> None:
-    suite = SubElement(root, "testsuite", name=target.target)
+    suite = SubElement(root, "testsuite", name=target.label)
     for case in target.cases:
         _case(suite, target, case)
     if not target.cases:
-        test = SubElement(suite, "testcase", classname=target.target, name="load", time="0")
+        test = SubElement(suite, "testcase", classname=target.label, name="load", time="0")
         kind = "skipped" if target.status == "skipped" else "error"
         SubElement(test, kind, message=_clean(target.reason))
     tests = list(suite)
@@ -32,7 +32,7 @@ def _suite(root: Element, target: TargetCheck) -> None:
 
 
 def _case(suite: Element, target: TargetCheck, case: CaseCheck) -> None:
-    test = SubElement(suite, "testcase", classname=target.target, name=case.name, time=f"{case.seconds:.6f}")
+    test = SubElement(suite, "testcase", classname=target.label, name=case.name, time=f"{case.seconds:.6f}")
     if case.reason:
         SubElement(test, "error", message=_clean(case.reason))
     elif not case.passed:

@@ -111,7 +111,10 @@ def pick_flavours(bundle: Bundle, runtime: Runtime, device: str, wanted: str | N
 def open_session(bundle: Bundle, flavours: Sequence[Flavour], runtime: Runtime, options: LoadOptions) -> BundleSession:
     """A session of what `pick_flavours` gave, without any gate, for those who are about to check it."""
     with ExitStack() as opened:
-        inner = [opened.enter_context(runtime.load(bundle.file(flavour.file), options)) for flavour in flavours]
+        inner = [
+            opened.enter_context(runtime.load(bundle.file(flavour.file), replace(options, cache=flavour.cache)))
+            for flavour in flavours
+        ]
         session = BundleSession(inner, bundle.manifest, flavours)
         opened.pop_all()
     return session

@@ -14,30 +14,37 @@ from typing import Any, TypeVar
 
 from edgeattn import spec as specs
 from edgeattn.errors import BundleError, SpecError
+from edgeattn.fields import WHERE_SET
 from edgeattn.modalities import Preprocessing
 from edgeattn.spec import AttentionSpec
 
 FORMAT = 1
 """Version of the bundle format. A reader refuses any other."""
 
-_WHERE_SET = {"where set": True}
-"""Metadata of a field that is written only where it says something."""
-
 _T = TypeVar("_T")
 
 
+SHARED, STATEFUL = "shared", "stateful"
+"""How a decoder's file may keep its cache, see `Flavour.cache`."""
 PAST = "past"
 """The dimension of a cache that counts the positions in it: the one dimension that may be 0."""
+ENCODER, ENCODER_MASK = "encoder", "encoder_attention_mask"
+"""The part of an encoder-decoder's bundle that runs once, and the decoder's input that marks its padding (B, T)."""
 
 
-def past_names(layers: int) -> list[str]:
-    """The cache as inputs: the keys and the values of each layer, (B, K, P, D)."""
-    return [f"past_key_values.{i}.{kind}" for i in range(layers) for kind in ("key", "value")]
+def past_names(layers: int, of: str = "") -> list[str]:
+    """The cache as inputs: the keys and the values of each layer, (B, K, P, D). An encoder-decoder has two: `of` the
+    `decoder` itself, and `of` what its `encoder` read, (B, K, T, D)."""
+    return [f"past_key_values.{i}.{part}" for i in range(layers) for part in _parts(of)]
 
 
-def present_names(layers: int) -> list[str]:
-    """The cache as outputs, in the same order, (B, K, P + S, D)."""
-    return [f"present.{i}.{kind}" for i in range(layers) for kind in ("key", "value")]
+def present_names(layers: int, of: str = "") -> list[str]:
+    """The cache as outputs, in the same order, (B, K, P + S, D); `of` an encoder (B, K, T, D)."""
+    return [f"present.{i}.{part}" for i in range(layers) for part in _parts(of)]
+
+
+def _parts(of: str) -> tuple[str, str]:
+    return (f"{of}.key", f"{of}.value") if of else ("key", "value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +107,8 @@ class Flavour:
     parity: ParityResult | None = None
     environment: dict[str, str] = field(default_factory=dict)
     probes: tuple[str, ...] = ()
-    sizes: dict[str, int] = field(default_factory=dict, metadata=_WHERE_SET)
-    cache: str = field(default="", metadata=_WHERE_SET)
+    sizes: dict[str, int] = field(default_factory=dict, metadata=WHERE_SET)
+    cache: str = field(default="", metadata=WHERE_SET)
 
     @property
     def label(self) -> str:
@@ -131,7 +138,9 @@ class Probe:
     spec: AttentionSpec
     square: bool = False
     """True for a form that takes S == T only, and is probed with such sizes only."""
-    size: tuple[int, ...] = field(default=(), metadata=_WHERE_SET)
+    cached: bool = field(default=False, metadata=WHERE_SET)
+    """True for a form that takes the first T - S keys and values for a cache."""
+    size: tuple[int, ...] = field(default=(), metadata=WHERE_SET)
     """(B, S, T) where the form is written for these alone; empty where it takes any."""
 
 
@@ -165,10 +174,14 @@ class Manifest:
     """How to make feeds from text; empty where the model takes no text."""
     provenance: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
-    pads: tuple[str, ...] = field(default=(), metadata=_WHERE_SET)
+    pads: tuple[str, ...] = field(default=(), metadata=WHERE_SET)
     """Dynamic dimensions in which feeds may be padded up to the fixed sizes of a flavour."""
-    preprocessing: Preprocessing | None = field(default=None, metadata=_WHERE_SET)
+    decoding: GoldenCase | None = field(default=None, metadata=WHERE_SET)
+    """A text and what PyTorch says of it without a cache (see `edgeattn.decoding.evidence`); None where there is no cache."""
+    preprocessing: Preprocessing | None = field(default=None, metadata=WHERE_SET)
     """How to make feeds from images and sounds (see `edgeattn.preprocess`); None where the model takes neither."""
+    parts: tuple[str, ...] = field(default=(), metadata=WHERE_SET)
+    """Models beside this one, each with a manifest of its own: `encoder`, where this one is the decoder."""
 
     def flavour(self, target: str) -> Flavour | None:
         """The flavour made for `target`, the first of them where its sizes are fixed, if there is one."""
@@ -213,7 +226,7 @@ def _encode(value: Any) -> Any:
     if isinstance(value, AttentionSpec):
         return specs.to_dict(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        written = (f for f in dataclasses.fields(value) if f.metadata != _WHERE_SET or getattr(value, f.name))
+        written = (f for f in dataclasses.fields(value) if f.metadata != WHERE_SET or getattr(value, f.name))
         return {f.name: _encode(getattr(value, f.name)) for f in written}
     if isinstance(value, tuple | list):
         return [_encode(item) for item in value]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edgeattn.errors import BundleError
+from edgeattn.fields import WHERE_SET
 
 _EDGE = 1 << 14
 _FILTERS = 6
@@ -87,10 +88,11 @@ class AudioSettings:
 
 @dataclass(frozen=True, slots=True)
 class DecoderSettings:
-    """The token that a decoder's `input` (B, S) begins with."""
+    """The token that a decoder's `input` (B, S) begins with, and those that always follow it."""
 
     input: str
     start: int
+    forced: tuple[int, ...] = field(default=(), metadata=WHERE_SET)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeattn.errors import EdgeAttnError, RuntimeMissingError
 from edgeattn.machine import cpu_identity
-from edgeattn.manifest import TensorInfo
+from edgeattn.manifest import PAST, TensorInfo
 from edgeattn.naive import log_sum_exp, softmax_attention, visible_scores
 from edgeattn.parity import compare_arrays
 from edgeattn.patterns import longest
@@ -33,6 +33,8 @@ GRID: tuple[Size, ...] = (
 )  # fmt: skip
 CROSS: tuple[Size, ...] = ((1, 1, 7), (2, 7, 1), (2, 5, 64), (1, 1, 128), (2, 65, 33), (1, 64, 513))
 """Sizes with S != T, run in addition unless the form takes S == T only."""
+BEHIND: tuple[Size, ...] = ((2, 1, 65), (3, 1, 300), (1, 33, 1025), (1, 2, 514))
+"""Further sizes behind a cache."""
 
 FAR = 1e4
 """How far the scores of hidden keys lie above the visible ones in the adversarial cases."""
@@ -69,16 +71,18 @@ def run_probe(
     spec: AttentionSpec,
     sizes: Sequence[Size] | None = None,
     square: bool = False,
+    cached: bool = False,
 ) -> ProbeResult:
     """Prove, or not, that `runtime` computes `spec` with the model at `model_path`.
 
-    `sizes` None means GRID, and CROSS unless `square`. A runtime that fails to load or run the model has not passed.
+    `sizes` None means GRID, and CROSS unless `square`; of these what `cached` leaves where the model takes the first keys
+    for a cache. A runtime that fails to load or run the model has not passed.
 
     Raises:
         RuntimeMissingError: the runtime or the device is not there, so nothing can be said about it.
     """
     engine = registry.get(runtime) if isinstance(runtime, str) else runtime
-    chosen = sizes if sizes is not None else sizes_for(spec, square)
+    chosen = sizes if sizes is not None else sizes_for(spec, square, cached)
     try:
         with engine.load(model_path, LoadOptions(device=device, spin=False)) as session:
             return _sweep(session, spec, chosen)
@@ -88,10 +92,14 @@ def run_probe(
         return ProbeResult(False, str(error), float("nan"))
 
 
-def sizes_for(spec: AttentionSpec, square: bool) -> tuple[Size, ...]:
-    """The sizes a form is probed at: GRID, CROSS unless S == T always, and none beyond what a layout describes."""
+def sizes_for(spec: AttentionSpec, square: bool, cached: bool = False) -> tuple[Size, ...]:
+    """The sizes a form is probed at: GRID, CROSS unless S == T always, and none beyond what a layout describes.
+
+    Behind a cache there are no fewer keys than queries, and of several queries only one row."""
     limit = longest(spec.pattern)
     chosen = (*GRID, *(() if square or spec.mask == "document" else CROSS))
+    if cached:
+        chosen = tuple((b if s in (1, t) else 1, s, t) for b, s, t in (*chosen, *BEHIND) if t >= s)
     if limit is None:
         return chosen
     last = min(limit, _LONGEST)
@@ -133,10 +141,10 @@ def _all_feeds(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo]) ->
 
 def _sweep(session: Session, spec: AttentionSpec, sizes: Sequence[Size]) -> ProbeResult:
     highest = 0.0
-    free = tuple(info for info in session.inputs if info.name not in ("q", "k", "v"))
+    free = tuple(info for info in session.inputs if info.name not in ("q", "k", "v") and PAST not in info.dims[2:3])
     for size in sizes:
         for case in _cases(spec, size, free):
-            got = session.run(case.feeds)
+            got = session.run(_behind(session, case.feeds))
             for name, expected in case.expected.items():
                 result = compare_arrays(name, got[name], expected, "attention")
                 if not result.passed:
@@ -145,6 +153,17 @@ def _sweep(session: Session, spec: AttentionSpec, sizes: Sequence[Size]) -> Prob
                     return ProbeResult(False, f"wrong values{what} ({where}): {result.reason}", result.max_abs)
                 highest = max(highest, result.max_abs)
     return ProbeResult(bool(sizes), "" if sizes else "no size was given, so nothing was compared", highest)
+
+
+def _behind(session: Session, feeds: dict[str, Array]) -> dict[str, Array]:
+    """The feeds, of which a model that takes a past gets the first T - S keys and values as such."""
+    past = [info.name for info in session.inputs if PAST in info.dims[2:3]]
+    if not past:
+        return feeds
+    count = feeds["k"].shape[2] - feeds["q"].shape[2]
+    halves = {name: (feeds[name][:, :, :count], feeds[name][:, :, count:]) for name in ("k", "v")}
+    held = {name: before for name, (before, _) in zip(past, halves.values(), strict=True)}
+    return {**feeds, **held, **{name: new for name, (_, new) in halves.items()}}
 
 
 def _plain(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo]) -> dict[str, Array]:

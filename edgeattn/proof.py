@@ -11,7 +11,7 @@ from edgeattn import notes
 from edgeattn.bundle import Bundle
 from edgeattn.errors import BundleError, GateError
 from edgeattn.manifest import Flavour, Probe
-from edgeattn.probe import CROSS, GRID, MAX_BATCH, MAX_LENGTH, Size, environment, run_probe
+from edgeattn.probe import BEHIND, CROSS, GRID, MAX_BATCH, MAX_LENGTH, Size, environment, run_probe
 from edgeattn.runtimes.base import Runtime
 
 
@@ -38,7 +38,7 @@ def require_proof(bundle: Bundle, flavour: Flavour, runtime: Runtime, device: st
 
 def _prove(bundle: Bundle, flavour: Flavour, probe: Probe, runtime: Runtime, device: str) -> None:
     sizes = [_size(bundle, probe)] if probe.size else None
-    result = run_probe(runtime, device, bundle.file(probe.file), probe.spec, sizes, square=probe.square)
+    result = run_probe(runtime, device, bundle.file(probe.file), probe.spec, sizes, probe.square, probe.cached)
     if not result.passed:
         raise GateError(
             f"lowering {probe.lowering!r} ({probe.spec.summary()}) of flavour {flavour.target} does not compute attention "
@@ -67,4 +67,4 @@ def _find(bundle: Bundle, name: str) -> Probe:
 def _subject(bundle: Bundle, probes: list[Probe], runtime: Runtime, device: str, here: dict[str, str]) -> list[Any]:
     """Exactly these probes, with these cases, on exactly this machine."""
     digests = sorted(bundle.manifest.files[probe.file].sha256 for probe in probes)
-    return [GRID, CROSS, runtime.name, device, here, digests]
+    return [GRID, CROSS, BEHIND, runtime.name, device, here, digests]

@@ -10,12 +10,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir as ir
 import torch
 
-from edgeattn.bundle import check_output, writing
+from edgeattn.bundle import check_output, weights_name, writing
 from edgeattn.errors import GateError, UsageError
 from edgeattn.exporters.capture import capture
-from edgeattn.exporters.job import Job, Progress
+from edgeattn.exporters.job import PRECISION, Job, Progress
 from edgeattn.exporters.lowerings.registry import get
 from edgeattn.exporters.probing import Prover
 from edgeattn.exporters.reference_run import run_reference
@@ -24,6 +25,7 @@ from edgeattn.exporters.sources.base import Source
 from edgeattn.exporters.sources.module import DynamicAxes, from_module
 from edgeattn.exporters.sources.resolve import resolve
 from edgeattn.exporters.static_shapes import Bucket, Shapes, check_shapes, exact_cases
+from edgeattn.exporters.weights import store_weights
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import Runtime
 
@@ -53,8 +55,9 @@ def export(
         lowering: force one lowering at every site.
         static_shapes: fixed sizes, each a size for every dynamic dimension, for targets that take no dynamic ones: a flavour is
             written for each of them, with literal dimensions throughout. Without any, flavours take every size.
-        cache: whether a causal language model gets its key/value cache as inputs and outputs, for generation; by default where
-            the source is made for it (a GGUF file, a zoo name).
+        cache: whether a causal language model or an encoder-decoder gets its key/value cache as inputs and outputs, for generation;
+            an encoder then becomes a part of the bundle, since it runs once. By default where the source is made for it (a GGUF
+            file, a zoo name).
         force: replace an existing bundle.
         keep_failed: write the bundle although a gate failed, with the failure recorded, so that it can be looked into.
 
@@ -74,39 +77,50 @@ def export(
             stack.enter_context(modes_kept(model))
         say("loading the model")
         source = as_source(model, inputs, dynamic, cache)
-        shapes = check_shapes(static_shapes, source.dimensions) if static_shapes else []
-        say(f"running {source.reference}, the reference")
-        buckets = exact_cases(source, shapes) if shapes else [Bucket({}, run_reference(source))]
-        say("capturing the graph")
-        canonical = capture(source, list(buckets[0].cases[0].outputs))
+        if static_shapes and source.parts:
+            raise UsageError(
+                f"{source.name} has a model beside it ({', '.join(source.parts)}); fixed sizes are for --cache none"
+            )
+        captured = [_captured(each, static_shapes, say) for each in (*source.parts.values(), source)]
         work = stack.enter_context(writing(out, force))
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        job = Job(source, canonical, buckets, targets, lowering, work, Prover(scratch), say)
-        rows, manifest = job.write()
-        report = ExportReport(
-            source=source.name,
-            output=out,
-            sites=manifest.sites,
-            unraised=manifest.unraised,
-            flavours=tuple(rows),
-            size=sum(entry.size for entry in manifest.files.values()),
-            seconds=time.perf_counter() - started,
-            refused=manifest.preprocessing.refused if manifest.preprocessing else {},
-        )
+        store_weights([model for model, _ in captured], work, weights_name(PRECISION))
+        prover = Prover(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        parts: dict[str, ExportReport] = {}
+        for (part, each), (canonical, buckets) in zip([*source.parts.items(), ("", source)], captured, strict=True):
+            rows, manifest = Job(each, canonical, buckets, targets, lowering, work, prover, say, part).write()
+            report = ExportReport(
+                source=source.name,
+                output=out,
+                sites=manifest.sites,
+                unraised=manifest.unraised,
+                flavours=tuple(rows),
+                size=sum(entry.size for entry in manifest.files.values()),
+                seconds=time.perf_counter() - started,
+                refused=manifest.preprocessing.refused if manifest.preprocessing else {},
+                parts=dict(parts),
+            )
+            parts[part] = report
         if not report.passed and not keep_failed:
             raise ExportFailedError(replace(report, output=None))
     return report
+
+
+def _captured(source: Source, static_shapes: Shapes, say: Progress) -> tuple[ir.Model, list[Bucket]]:
+    """The canonical model of `source`, and what PyTorch says at each choice of sizes."""
+    shapes = check_shapes(static_shapes, source.dimensions) if static_shapes else []
+    say(f"running {source.reference}, the reference")
+    buckets = exact_cases(source, shapes) if shapes else [Bucket({}, run_reference(source))]
+    say("capturing the graph")
+    return capture(source, list(buckets[0].cases[0].outputs)), buckets
 
 
 class ExportFailedError(GateError):
     """The gate of an export failed; `report` says which flavour, by how much."""
 
     def __init__(self, report: ExportReport) -> None:
-        failed = [row for row in report.flavours if row.failure]
-        lines = [f"{row.flavour.label}: {row.failure}" for row in failed]
         super().__init__(
             "not the same model as in PyTorch; nothing was written (--keep-failed keeps it to look into):\n  "
-            + "\n  ".join(lines)
+            + "\n  ".join(report.failures)
         )
         self.report = report
 

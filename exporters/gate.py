@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeattn.buckets import cut
+from edgeattn.decoding.evidence import readings
+from edgeattn.decoding.session import DecoderSession
 from edgeattn.errors import RuntimeRunError
 from edgeattn.exporters.reference_run import ReferenceCase
+from edgeattn.golden import Golden
 from edgeattn.manifest import OutputInfo, ParityResult, TensorInfo
 from edgeattn.parity import Comparison, compare_outputs, valid_positions, worst
 from edgeattn.runtimes.base import LoadOptions, Runtime
@@ -36,11 +39,12 @@ def run_gate(
     outputs: Sequence[OutputInfo],
     padding: TensorInfo | None,
     progress: Callable[[str], None],
+    cache: str = "",
 ) -> Verdict:
-    """Run every case; inputs may be padded beyond the case's sizes. A runtime that refuses or fails to run the model has failed; the reason says so."""
+    """Run every case; inputs may be padded beyond the case's sizes, and `cache` is the flavour's. A runtime that refuses or fails to run the model has failed; the reason says so."""
     results: list[tuple[Comparison, ...]] = []
     try:
-        with runtime.load(path, LoadOptions(device=device)) as session:
+        with runtime.load(path, LoadOptions(device=device, cache=cache)) as session:
             for case in cases:
                 progress(f"{runtime.name}:{device} {case.name}")
                 got = cut(session.run(case.inputs), outputs, case.sizes)
@@ -54,6 +58,18 @@ def run_gate(
         return Verdict(worst(results))
     case, row = min(failed, key=lambda pair: elements(pair[0]))
     return Verdict(worst(results), f"{row.output} at {case.name}: {row.reason}", case)
+
+
+def run_text(path: Path, runtime: Runtime, device: str, cache: str, text: Golden, capacity: int | None) -> str:
+    """Read a text with the cache in every way; why PyTorch's whole pass does not bear one of them out, or nothing."""
+    try:
+        with DecoderSession(runtime.load(path, LoadOptions(device=device, cache=cache)), capacity) as session:
+            for reading in readings(session, text):
+                if failed := [row for row in reading.comparisons if not row.passed]:
+                    return f"{failed[0].output} of a text read {reading.name}: {failed[0].reason}"
+    except RuntimeRunError as error:
+        return str(error)
+    return ""
 
 
 def golden_cases(cases: Sequence[ReferenceCase]) -> list[ReferenceCase]:

@@ -12,10 +12,11 @@ import onnx_ir as ir
 import torch
 
 import edgeattn
-from edgeattn.bundle import seal, weights_name
+from edgeattn.bundle import MANIFEST, part_manifest, seal, weights_name
 from edgeattn.errors import CaptureError
 from edgeattn.exporters.choose import Choice, choose, choose_portable
-from edgeattn.exporters.gate import golden_cases, run_gate, small_cases
+from edgeattn.exporters.decoding_evidence import decoding_evidence
+from edgeattn.exporters.gate import golden_cases, run_gate, run_text, small_cases
 from edgeattn.exporters.locating import Run, first_difference
 from edgeattn.exporters.lower import lower
 from edgeattn.exporters.lowerings.base import Core
@@ -27,9 +28,24 @@ from edgeattn.exporters.reference_run import ReferenceCase
 from edgeattn.exporters.report import FlavourReport
 from edgeattn.exporters.sites import find_sites
 from edgeattn.exporters.sources.base import Source
+from edgeattn.exporters.stateful.flavour import stateful_flavour
+from edgeattn.exporters.stateful.model import FORM, Stateful
+from edgeattn.exporters.stateful.probe import probe_file
 from edgeattn.exporters.static_shapes import Bucket, add_smaller_cases
-from edgeattn.golden import write_case
-from edgeattn.manifest import Flavour, GoldenCase, Manifest, OutputInfo, Probe, TensorInfo, describe_sizes
+from edgeattn.golden import Golden, write_case
+from edgeattn.manifest import (
+    PAST,
+    SHARED,
+    STATEFUL,
+    Flavour,
+    GoldenCase,
+    Manifest,
+    OutputInfo,
+    Probe,
+    TensorInfo,
+    describe_sizes,
+)
+from edgeattn.openvino_ir import SUFFIX
 from edgeattn.probe import environment
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import Runtime
@@ -38,23 +54,26 @@ from edgeattn.tolerance import default_class
 Progress = Callable[[str], None]
 PRECISION = "fp32"
 PORTABLE, CANONICAL = "portable", "canonical"
-_INLINE = 1024
-"""Bytes up to which a tensor stays in its graph; larger ones go to the shared weight file."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """The canonical model at one choice of sizes, its attention cores by site, and the cases its flavours are held to."""
+    """The canonical model at one choice of sizes, its attention cores by site, the cases its flavours are held to, and of a
+    decoder the text."""
 
     sizes: dict[str, int]
     model: ir.Model
     cores: dict[str, Core]
     cases: list[ReferenceCase]
+    text: Golden | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One export on its way: everything known before the first file is written."""
+    """One export on its way: everything known before the first file is written, but the weights, which are there already.
+
+    `part` names the model in a bundle of several; empty for the one that the bundle is about, which is written last.
+    """
 
     source: Source
     canonical: ir.Model
@@ -64,17 +83,18 @@ class Job:
     work: Path
     prover: Prover
     say: Progress
+    part: str = ""
 
     def write(self) -> tuple[list[FlavourReport], Manifest]:
         """Write every file, run every gate, seal."""
         sites = find_sites(self.canonical)
         missed = unraised(self.canonical)
-        ir.external_data.unload_from_model(self.canonical, self.work, weights_name(PRECISION), size_threshold_bytes=_INLINE)
         pads = self._pads()
+        text = self._text()
         rows: list[FlavourReport] = []
         probes: dict[str, Probe] = {}
         for bucket in self.buckets:
-            rows += self._flavours(self._form(bucket), probes)
+            rows += self._flavours(replace(self._form(bucket), text=text), probes)
         order = list(dict.fromkeys(row.flavour.target for row in rows))
         rows.sort(key=lambda row: order.index(row.flavour.target))
         manifest = Manifest(
@@ -86,6 +106,7 @@ class Job:
             unraised=tuple(missed),
             flavours=tuple(row.flavour for row in rows),
             golden=self._golden(),
+            decoding=write_case(self.work, text.name, text.sizes, text.inputs, text.outputs) if text else None,
             probes=tuple(probes.values()),
             files={},
             padding=self.source.padding,
@@ -94,11 +115,12 @@ class Job:
             preprocessing=self.source.preprocessing,
             provenance=self.source.provenance,
             pads=pads,
+            parts=tuple(self.source.parts),
         )
         for name, file in self.source.files.items():
             (self.work / name).parent.mkdir(parents=True, exist_ok=True)
             (self.work / name).write_bytes(file if isinstance(file, bytes) else file.read_bytes())
-        return rows, seal(self.work, manifest)
+        return rows, seal(self.work, manifest, part_manifest(self.part) if self.part else MANIFEST)
 
     def _form(self, bucket: Bucket) -> _Form:
         """The model as captured, or a copy of it with literal sizes."""
@@ -122,20 +144,43 @@ class Job:
 
     def _target(self, runtime: Runtime, device: str, form: _Form) -> FlavourReport:
         self.say(" ".join([f"choosing lowerings for {runtime.name}:{device}", describe_sizes(form.sizes)]).rstrip())
-        choices = {name: choose(core, runtime, device, self.prover, self.forced) for name, core in form.cores.items()}
+        row, refused = self._stateful(form, runtime, device)
+        if row is not None:
+            return row
+        choices = self._choices(form.cores, runtime, device)
+        if not self._whole_cache(choices):
+            choices = self._choices({name: replace(core, cached=False) for name, core in form.cores.items()}, runtime, device)
+        choices = {name: replace(choice, reason="\n".join([choice.reason, *refused])) for name, choice in choices.items()}
         model = self._lowered(form, choices, functions=runtime.functions)
-        return self._flavour(f"{runtime.name}:{device}", model, choices, runtime, device, form.sizes, form.cases)
+        return self._flavour(f"{runtime.name}:{device}", model, choices, runtime, device, form)
+
+    def _stateful(self, form: _Form, runtime: Runtime, device: str) -> tuple[FlavourReport | None, list[str]]:
+        """The flavour that keeps its cache itself; where there might be one and is none, the reason."""
+        if self.forced is not None or form.sizes or device not in runtime.stateful or not self._past():
+            return None, []
+        target = f"{runtime.name}:{device}"
+        path = self.work / f"{target.replace(':', '-')}{SUFFIX}"
+        model = Stateful(form.model, self._inputs(), self._outputs(), self._limits(), self.work / weights_name(PRECISION))
+
+        def proven(domains: dict[str, int], choices: dict[str, Choice]) -> FlavourReport:
+            return self._proven(path.name, domains, STATEFUL, target, choices, runtime, device, form)
+
+        found = stateful_flavour(model, path, self.prover.folder, runtime, device, proven)
+        return (None, [f"not {FORM.name}: {found}"]) if isinstance(found, str) else (found, [])
+
+    def _choices(self, cores: Mapping[str, Core], runtime: Runtime, device: str) -> dict[str, Choice]:
+        return {name: choose(core, runtime, device, self.prover, self.forced) for name, core in cores.items()}
 
     def _portable(self, form: _Form) -> FlavourReport:
         """Standard operators of opset 18 only: for any runtime, here gated on the first target's."""
         choices = {name: choose_portable(core, self.targets, self.prover) for name, core in form.cores.items()}
         runtime, device = self.targets[0]
-        return self._flavour(PORTABLE, self._lowered(form, choices), choices, runtime, device, form.sizes, form.cases)
+        return self._flavour(PORTABLE, self._lowered(form, choices), choices, runtime, device, form)
 
     def _canonical(self, form: _Form) -> FlavourReport:
         """One node per core, its body a function; gated on the reference runtime at the sizes numpy can manage."""
         runtime = registry.get("reference")
-        return self._flavour(CANONICAL, form.model, {}, runtime, "cpu", form.sizes, small_cases(form.cases))
+        return self._flavour(CANONICAL, form.model, {}, runtime, "cpu", replace(form, cases=small_cases(form.cases), text=None))
 
     def _lowered(self, form: _Form, choices: Mapping[str, Choice], functions: bool = False) -> ir.Model:
         lowerings = {name: choice.lowering for name, choice in choices.items()}
@@ -152,38 +197,59 @@ class Job:
         choices: Mapping[str, Choice],
         runtime: Runtime,
         device: str,
-        sizes: dict[str, int],
-        cases: list[ReferenceCase],
+        form: _Form,
     ) -> FlavourReport:
-        file = "-".join([target.replace(":", "-"), *(f"{name}{size}" for name, size in sizes.items())]) + ".onnx"
+        sizes = (f"{name}{size}" for name, size in form.sizes.items())
+        file = "-".join([*filter(None, [self.part]), target.replace(":", "-"), *sizes]) + ".onnx"
         ir.save(model, self.work / file)
+        cache = SHARED if any(choice.lowering.updates_cache for choice in choices.values()) else ""
+        return self._proven(file, dict(model.graph.opset_imports), cache, target, choices, runtime, device, form)
+
+    def _proven(
+        self,
+        file: str,
+        domains: dict[str, int],
+        cache: str,
+        target: str,
+        choices: Mapping[str, Choice],
+        runtime: Runtime,
+        device: str,
+        form: _Form,
+    ) -> FlavourReport:
+        """The flavour in `file`, run through its gate."""
         verdict = run_gate(
             self.work / file,
             runtime,
             device,
-            cases,
+            form.cases,
             self._outputs(),
             self._padding(),
             lambda text: self.say(f"parity on {text}"),
+            cache,
         )
+        if form.text is not None and verdict.parity.passed:
+            self.say(f"parity on {runtime.name}:{device}, a text with its cache")
+            reason = run_text(self.work / file, runtime, device, cache, form.text, self._limits().get(PAST))
+            verdict = replace(verdict, reason=reason, parity=replace(verdict.parity, passed=not reason))
         flavour = Flavour(
             target=target,
             precision=PRECISION,
             file=file,
-            domains=dict(model.graph.opset_imports),
+            domains=domains,
             lowerings={name: choice.lowering.name for name, choice in choices.items()},
             reasons={name: choice.reason for name, choice in choices.items()},
             parity=verdict.parity,
             environment={"runtime": runtime.name, "device": device, **environment(runtime, device)},
-            sizes=sizes,
+            sizes=form.sizes,
+            cache=cache,
         )
         weights = self.work / weights_name(PRECISION)
         size = (self.work / file).stat().st_size + (weights.stat().st_size if weights.exists() else 0)
         return FlavourReport(flavour, size, verdict.reason, verdict.failed)
 
     def _located(self, row: FlavourReport, rows: list[FlavourReport]) -> FlavourReport:
-        """With the first node that differs, where a form that passed can be read beside it."""
-        trusted = next((other for other in rows if not other.failure), None)
+        """With the first node that differs, where a form that passed is ONNX too and can be read beside it."""
+        trusted = next((other for other in rows if not other.failure and other.flavour.file.endswith(".onnx")), None)
         if row.failed is None or trusted is None:
             return row
         self.say(f"locating where {row.flavour.target} differs")
@@ -191,21 +257,30 @@ class Job:
         return replace(row, failure=f"{row.failure}; {place}")
 
     def _run_of(self, row: FlavourReport) -> Run:
-        environment = row.flavour.environment
-        return Run(self.work / row.flavour.file, registry.get(environment["runtime"]), environment["device"])
+        flavour = row.flavour
+        runtime = registry.get(flavour.environment["runtime"])
+        return Run(self.work / flavour.file, runtime, flavour.environment["device"], flavour.cache)
 
     def _with_probes(self, row: FlavourReport, cores: Mapping[str, Core], probes: dict[str, Probe]) -> FlavourReport:
         """With a probe per form used, so that another device can prove it again."""
         files = []
         for name, lowering in row.flavour.lowerings.items():
-            core, form = cores[name], get(lowering)
-            path = self.prover.model(form, core)
-            file = f"probes/{path.name}"
-            files.append(file)
-            probes.setdefault(file, Probe(file, lowering, core.spec, square_only(form, core), probe_size(core) or ()))
+            path, probe = self._probe(lowering, cores[name])
+            files.append(probe.file)
+            probes.setdefault(probe.file, probe)
             (self.work / "probes").mkdir(exist_ok=True)
-            shutil.copyfile(path, self.work / file)
+            for part in path.parent.glob(f"{path.stem}.*"):
+                shutil.copyfile(part, self.work / "probes" / part.name)
         return replace(row, flavour=replace(row.flavour, probes=tuple(sorted(set(files)))))
+
+    def _probe(self, lowering: str, core: Core) -> tuple[Path, Probe]:
+        if lowering == FORM.name:
+            path = probe_file(core, self.prover.folder)
+            return path, Probe(f"probes/{path.name}", lowering, core.spec, cached=True)
+        form = get(lowering)
+        path = self.prover.model(form, core)
+        square, size = square_only(form, core), probe_size(core) or ()
+        return path, Probe(f"probes/{path.name}", lowering, core.spec, square, form.updates_cache, size)
 
     def _pads(self) -> tuple[str, ...]:
         """The dimensions in which feeds may be padded up to fixed sizes; adds the cases that prove it."""
@@ -216,9 +291,26 @@ class Job:
             self.say(f"feeds must have exactly the sizes of a bucket: {reason}")
         return pads
 
+    def _text(self) -> Golden | None:
+        """Of a decoder with a cache, what PyTorch says without it; none for fixed sizes, in which no cache grows."""
+        if self.source.whole_pass is None or any(bucket.sizes for bucket in self.buckets):
+            return None
+        self.say(f"reading a text with {self.source.reference}, without a cache")
+        return decoding_evidence(self.source.whole_pass, self._limits().get(PAST))
+
     def _golden(self) -> tuple[GoldenCase, ...]:
         cases = [case for bucket in self.buckets for case in golden_cases(bucket.cases)]
-        return tuple(write_case(self.work, case.name, case.sizes, case.inputs, case.outputs) for case in cases)
+        folder = f"{self.part}/" if self.part else ""
+        return tuple(write_case(self.work, folder + case.name, case.sizes, case.inputs, case.outputs) for case in cases)
+
+    def _whole_cache(self, choices: Mapping[str, Choice]) -> bool:
+        """Whether the forms chosen update the model's whole cache, or nothing of it: past and present share buffers or do not."""
+        updating = sum(choice.lowering.updates_cache for choice in choices.values())
+        return updating == 0 or 2 * updating == len(self._past())
+
+    def _past(self) -> list[TensorInfo]:
+        """The inputs that are the cache."""
+        return [info for info in self._inputs() if PAST in info.dims[2:3]]
 
     def _tokenizer(self) -> dict[str, Any]:
         """The tokenizer's settings; text is cut where the longest fixed size ends."""

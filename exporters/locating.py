@@ -30,6 +30,7 @@ class Run:
     path: Path
     runtime: Runtime
     device: str
+    cache: str = ""
 
 
 def first_difference(suspect: Run, trusted: Run, inputs: Arrays) -> str:
@@ -85,7 +86,10 @@ def _alike(one: ir.Value, other: ir.Value) -> bool:
 
 
 def _values(run: Run, model: ir.Model, names: list[str], inputs: Arrays) -> Arrays:
-    with _exposed(run.path, model, names) as path, run.runtime.load(path, LoadOptions(device=run.device)) as session:
+    with (
+        _exposed(run.path, model, names) as path,
+        run.runtime.load(path, LoadOptions(device=run.device, cache=run.cache)) as session,
+    ):
         return session.run(inputs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -11,6 +12,7 @@ from edgeattn.exporters.custom.functions import convert_version, inline_function
 from edgeattn.exporters.graph import Builder
 from edgeattn.exporters.lowerings.base import Lowering
 from edgeattn.exporters.passes.pipeline import finish
+from edgeattn.exporters.passes.rotary import FuseRotary
 from edgeattn.exporters.sites import DOMAIN, GraphSite, find_sites
 
 
@@ -24,6 +26,8 @@ def lower(canonical: ir.Model, chosen: Mapping[str, Lowering], limits: dict[str,
         inline_functions(model)
     for site in find_sites(model):
         _lower_site(model, site, chosen[site.name], limits)
+    if any(lowering.turns_rows for lowering in chosen.values()):
+        FuseRotary()(model)
     model.graph.opset_imports.pop(DOMAIN, None)
     for lowering in chosen.values():
         model.graph.opset_imports.update(dict.fromkeys(lowering.domains, 1))
@@ -36,12 +40,18 @@ def lower(canonical: ir.Model, chosen: Mapping[str, Lowering], limits: dict[str,
 
 def _lower_site(model: ir.Model, site: GraphSite, lowering: Lowering, limits: dict[str, int]) -> None:
     b = Builder(site.operands.q.dtype or ir.DataType.FLOAT)
-    written = lowering.outputs(b, site.core(limits), site.operands)
+    operands, replaced = site.operands, list(site.node.outputs)
+    if lowering.updates_cache:
+        assert site.cache is not None
+        keys, values = site.cache.keys, site.cache.values
+        operands = replace(operands, k=keys.new, v=values.new, past_k=keys.past, past_v=values.past)
+        replaced += [keys.present, values.present]
+    written = lowering.outputs(b, site.core(limits), operands)
     for node in b.nodes:
         node.metadata_props.update(site.node.metadata_props)
     model.graph.insert_before(site.node, list(b.nodes))
-    for old, new in zip(site.node.outputs, written, strict=True):
+    for old, new in zip(replaced, written, strict=True):
         # the border keeps its canonical name and shape, whatever the form in between
         new.name, new.shape, new.type = old.name, old.shape, old.type
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    model.graph.remove(site.node, safe=True)
+    model.graph.remove(dict.fromkeys(source for value in replaced if (source := value.producer())), safe=True)

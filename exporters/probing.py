@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from edgeattn.exporters.canonical import OPSET, canonical_node
-from edgeattn.exporters.graph import IR_VERSION
+from edgeattn.exporters.graph import IR_VERSION, Builder
 from edgeattn.exporters.lower import lower
-from edgeattn.exporters.lowerings.base import Core, Lowering
+from edgeattn.exporters.lowerings.base import Core, Lowering, Operands
 from edgeattn.exporters.passes.fixed_sizes import fold_sizes
+from edgeattn.exporters.passes.pipeline import finish
 from edgeattn.exporters.sites import DOMAIN
 from edgeattn.patterns import Pattern, always_sees
 from edgeattn.probe import MAX_BATCH, MAX_LENGTH, ProbeResult, run_probe
@@ -39,6 +41,7 @@ class Prover:
                 core.spec,
                 sizes=[size] if size else None,
                 square=square_only(lowering, core),
+                cached=lowering.updates_cache,
             )
         return self._results[key]
 
@@ -52,15 +55,20 @@ class Prover:
 
     def model(self, lowering: Lowering, core: Core) -> Path:
         """The probe's model file, written on first use."""
-        suffix = "-square" if square_only(lowering, core) else ""
-        size = probe_size(core)
-        suffix += "-" + "x".join(map(str, size)) if size else ""
-        broadcast = "".join(f"-{name}{_tag(dims)}" for name, dims in (("m", core.mask_dims), ("b", core.bias_dims)) if dims)
-        path = self.folder / f"{lowering.name}-{function_name(core.spec)}{broadcast}{suffix}.onnx"
+        path = self.folder / f"{probe_name(lowering, core)}.onnx"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             ir.save(probe_model(lowering, core), path)
         return path
+
+
+def probe_name(lowering: Lowering, core: Core) -> str:
+    """What tells a probe from others: the form, the spec, and how the graph promises or bounds sizes."""
+    suffix = "-square" if square_only(lowering, core) else ""
+    size = probe_size(core)
+    suffix += "-" + "x".join(map(str, size)) if size else ""
+    broadcast = "".join(f"-{name}{_tag(dims)}" for name, dims in (("m", core.mask_dims), ("b", core.bias_dims)) if dims)
+    return f"{lowering.name}-{function_name(core.spec)}{broadcast}{suffix}"
 
 
 def square_only(lowering: Lowering, core: Core) -> bool:
@@ -78,10 +86,33 @@ def probe_size(core: Core) -> tuple[int, int, int] | None:
 
 
 def probe_model(lowering: Lowering, core: Core) -> ir.Model:
-    """A model of inputs q, k, v and, as the spec says, mask and bias, with the core written by `lowering`."""
+    """A model of inputs q, k, v and, as the spec says, mask and bias, with the core written by `lowering`.
+
+    A form that updates a cache finds the first T - S keys and values in it.
+    """
     spec = core.spec
     size = probe_size(core)
     batch, queries, keys = size or ("batch", "queries", "queries" if square_only(lowering, core) else "keys")
+    inputs = probe_inputs(core, batch, queries, keys)
+    if lowering.updates_cache:
+        return _behind_a_cache(lowering, core, inputs)
+    node = canonical_node(spec, inputs, name=SITE)
+    shapes: list[list[int | str]] = [
+        [batch, spec.q_heads, queries, spec.value_head_dim],
+        [batch, spec.q_heads, queries],
+    ]
+    for output, name, shape in zip(node.outputs, spec.output_names, shapes, strict=False):
+        output.name, output.type, output.shape = name, ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
+    graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports={"": OPSET, DOMAIN: 1}, name="probe")
+    model = lower(ir.Model(graph, ir_version=IR_VERSION), {SITE: lowering}, {})
+    if size:
+        fold_sizes(model)
+    return model
+
+
+def probe_inputs(core: Core, batch: int | str, queries: int | str, keys: int | str) -> list[ir.Value]:
+    """q, k, v and what else the spec names."""
+    spec = core.spec
     rows: list[int | str] = [batch, keys]
     dims: dict[str, list[int | str]] = {
         "q": [batch, spec.q_heads, queries, spec.head_dim],
@@ -95,18 +126,20 @@ def probe_model(lowering: Lowering, core: Core) -> ir.Model:
     }
     whole = {"prefix", "mask"} if spec.mask == "document" else {"prefix"}
     kinds = dict.fromkeys(dims, ir.DataType.FLOAT) | {"mask": ir.DataType.BOOL} | dict.fromkeys(whole, ir.DataType.INT64)
-    inputs = [ir.val(name, kinds[name], ir.Shape(dims[name])) for name in spec.input_names]
-    node = canonical_node(spec, inputs, name=SITE)
-    shapes: list[list[int | str]] = [
-        [batch, spec.q_heads, queries, spec.value_head_dim],
-        [batch, spec.q_heads, queries],
-    ]
-    for output, name, shape in zip(node.outputs, spec.output_names, shapes, strict=False):
-        output.name, output.type, output.shape = name, ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
-    graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports={"": OPSET, DOMAIN: 1}, name="probe")
-    model = lower(ir.Model(graph, ir_version=IR_VERSION), {SITE: lowering}, {})
-    if size:
-        fold_sizes(model)
+    return [ir.val(name, kinds[name], ir.Shape(dims[name])) for name in spec.input_names]
+
+
+def _behind_a_cache(lowering: Lowering, core: Core, inputs: list[ir.Value]) -> ir.Model:
+    b = Builder()
+    x = Operands.of(core.spec, inputs)
+    past, end = b.op("Sub", b.size(x.k, 2), b.size(x.q, 2)), b.ints(2**31)
+    halves = [[b.op("Slice", y, a, o, b.ints(2)) for a, o in ((b.ints(0), past), (past, end))] for y in (x.k, x.v)]
+    (past_k, k), (past_v, v) = halves
+    out = lowering.outputs(b, core, replace(x, k=k, v=v, past_k=past_k, past_v=past_v))[0]
+    out.name, out.type = core.spec.output_names[0], ir.TensorType(ir.DataType.FLOAT)
+    imports = {"": OPSET, **dict.fromkeys(lowering.domains, 1)}
+    model = ir.Model(ir.Graph(inputs, [out], nodes=b.nodes, opset_imports=imports, name="probe"), ir_version=IR_VERSION)
+    finish(model)
     return model
 
 
@@ -123,7 +156,7 @@ def _placed(dims: tuple[int | None, ...], names: tuple[int | str, ...]) -> list[
 
 
 def _free(core: Core) -> Core:
-    return Core(core.spec, square=False, max_keys=core.max_keys, mask_dims=core.mask_dims, bias_dims=core.bias_dims)
+    return replace(core, square=False, size=None)
 
 
 def _leans_on_square(pattern: Pattern) -> bool:

@@ -65,7 +65,7 @@ def size_grid(dimensions: Mapping[str, Dimension]) -> list[dict[str, int]]:
     rows = itertools.product(range(len(BATCHES) if batches else 1), range(len(LENGTHS) if lengths else 1))
     grid = [
         {
-            **{d.name: d.bounded(_turned(BATCHES, batch + i)) for i, d in enumerate(batches)},
+            **{d.name: d.bounded(_turned(d.tried or BATCHES, batch + i)) for i, d in enumerate(batches)},
             **{d.name: d.bounded(_turned(d.tried or LENGTHS, length + i)) for i, d in enumerate(lengths)},
         }
         for batch, length in rows

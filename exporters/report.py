@@ -27,7 +27,8 @@ class FlavourReport:
 class ExportReport:
     """The result of an export. `passed` is False when any flavour's gate failed; `output` is None when nothing was kept.
 
-    `refused`: modality -> why its pre-processing could not be taken along.
+    `refused`: modality -> why its pre-processing could not be taken along. `parts`: the same for every further model of the
+    bundle; what they have in common with the first one is said there.
     """
 
     source: str
@@ -38,11 +39,18 @@ class ExportReport:
     size: int
     seconds: float
     refused: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, ExportReport] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
         """Whether every flavour equals the PyTorch model."""
-        return bool(self.flavours) and not any(row.failure for row in self.flavours)
+        return bool(self.flavours) and not self.failures
+
+    @property
+    def failures(self) -> list[str]:
+        """Every flavour that is not the same model, and why."""
+        parts = [f"{name} {failure}" for name, report in self.parts.items() for failure in report.failures]
+        return parts + [f"{row.flavour.label}: {row.failure}" for row in self.flavours if row.failure]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -58,4 +66,5 @@ class ExportReport:
             "flavours": [{**dataclasses.asdict(r.flavour), "size": r.size, "failure": r.failure} for r in self.flavours],
             "size": self.size,
             "seconds": round(self.seconds, 3),
+            **({"parts": {name: report.to_dict() for name, report in self.parts.items()}} if self.parts else {}),
         }

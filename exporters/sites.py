@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from edgeattn import manifest, spec
 from edgeattn.errors import CaptureError
+from edgeattn.exporters.caches import Cache, cache_of
 from edgeattn.exporters.lowerings.base import Core, Operands
 from edgeattn.spec import AttentionSpec
 
@@ -36,6 +37,11 @@ class GraphSite:
         """The node's inputs by role."""
         return Operands.of(self.spec, [value for value in self.node.inputs if value is not None])
 
+    @property
+    def cache(self) -> Cache | None:
+        """The model's key/value cache that this attention alone reads, if it has one."""
+        return cache_of(self.operands.k, self.operands.v)
+
     def core(self, limits: dict[str, int]) -> Core:
         """What a lowering may know; `limits` are the largest sizes of the model's dynamic dimensions."""
         x = self.operands
@@ -46,6 +52,7 @@ class GraphSite:
             max_keys=keys if isinstance(keys, int) else limits.get(keys or ""),
             mask_dims=_dims(x.mask),
             bias_dims=_dims(x.bias),
+            cached=self.cache is not None,
         )
 
     def fixed_core(self, limits: dict[str, int]) -> Core:
@@ -55,7 +62,7 @@ class GraphSite:
         whole = [size for size in sizes if isinstance(size, int)]
         if len(whole) != 3:
             raise CaptureError(f"attention {self.name}: its sizes {list(sizes)} do not follow from those of the inputs")
-        return replace(self.core(limits), size=(whole[0], whole[1], whole[2]))
+        return replace(self.core(limits), size=(whole[0], whole[1], whole[2]), cached=False)
 
     def record(self) -> manifest.Site:
         """The site as the manifest names it."""

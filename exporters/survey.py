@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeattn.errors import LoweringError
 from edgeattn.exporters.choose import choose
 from edgeattn.exporters.lowerings.base import Core
-from edgeattn.exporters.lowerings.registry import LOWERINGS
+from edgeattn.exporters.lowerings.registry import WHOLE
 from edgeattn.exporters.probing import Prover
 from edgeattn.models import example, list_variants, variant_paper, variant_summary
 from edgeattn.runtimes import registry
@@ -90,7 +90,7 @@ def _target(runtime: Runtime, cores: Sequence[Core], prover: Prover, full: bool)
         chosen = [choose(core, runtime, device, prover).lowering for core in cores]
     except LoweringError as error:
         return TargetVerdict("fails", reason=str(error))
-    tried = LOWERINGS if full else {}
+    tried = WHOLE if full else {}
     forms = tuple(FormVerdict(name, *prover.verdict(form, cores[0], runtime, device)) for name, form in tried.items())
     names = " + ".join(dict.fromkeys(lowering.name for lowering in chosen))
     return TargetVerdict("pass", names, chosen[0].time, chosen[0].memory, forms=forms)

@@ -57,6 +57,8 @@ class LoadOptions:
     spin: bool = True
     custom_ops: tuple[str, ...] = ()
     extensions: tuple[object, ...] = ()
+    cache: str = ""
+    """How the file keeps a decoder's keys and values (`edgeattn.manifest.Flavour.cache`)."""
     quiet: bool = False
     """Keep the runtime's own messages about runs that fail off the terminal: they are raised all the same."""
 
@@ -137,6 +139,8 @@ class Runtime(abc.ABC):
     """True for a runtime that runs a model's own functions; for any other, custom operators are written out as their bodies."""
     takes: ClassVar[frozenset[str]] = frozenset()
     """Which of the options `custom_ops` and `extensions` mean something to it."""
+    stateful: ClassVar[frozenset[str]] = frozenset()
+    """The devices on which it keeps a decoder's cache itself (`edgeattn.manifest.STATEFUL`)."""
 
     @abc.abstractmethod
     def check(self) -> Availability:

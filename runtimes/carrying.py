@@ -10,17 +10,21 @@ from edgeattn.runtimes.base import Array, Session, validate_feeds
 
 State = TypeVar("State")
 
+LENGTH = 2
+"""Axis of positions of a decoder's cache, (B, K, P, D)."""
+
 
 class Carried(Generic[State]):
-    """A chain of runs. `pairs`: output name -> the input that it is in the next run.
+    """A chain of runs. `pairs`: output name -> the input that it is in the next run. `start` has these inputs for the first
+    run; any other input in it is given to every run.
 
-    A step never changes an earlier state, so that a fork is free. Template methods: `_hold` and `_advance`.
+    A step never changes what a fork holds. Template methods: `_hold`, `_advance` and `_shortened`.
     """
 
     def __init__(self, session: Session, pairs: Mapping[str, str], start: Mapping[str, Array]) -> None:
         self.session = session
         self._pairs = dict(pairs)
-        self._fed = tuple(info for info in session.inputs if info.name not in set(self._pairs.values()))
+        self._fed = tuple(info for info in session.inputs if info.name not in {*self._pairs.values(), *start})
         self._given = [info.name for info in session.outputs if info.name not in self._pairs]
         self._start = dict(start)
         self._state = self._hold(self._start)
@@ -41,6 +45,10 @@ class Carried(Generic[State]):
         """Back to the start."""
         self._state = self._hold(self._start)
 
+    def keep_last(self, count: int) -> None:
+        """Forget all but the last `count` positions, on axis `LENGTH`, of what is carried."""
+        self._state = self._shortened(count)
+
     def fork(self) -> Carried[State]:
         """Another chain that goes on from here."""
         other = type(self)(self.session, self._pairs, self._start)
@@ -55,6 +63,10 @@ class Carried(Generic[State]):
         """Run; the outputs and the new state."""
         raise NotImplementedError
 
+    def _shortened(self, count: int) -> State:
+        """The state with its last `count` positions alone."""
+        raise NotImplementedError
+
 
 class CarriedArrays(Carried[dict[str, Any]]):
     """For any runtime: the state is arrays, fed and read back as any other."""
@@ -65,4 +77,26 @@ class CarriedArrays(Carried[dict[str, Any]]):
     def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Any]]:
         results = self.session._run({**feeds, **self._state})
         state = {target: results[name] for name, target in self._pairs.items()}
-        return {name: results[name] for name in self._given}, state
+        return {name: results[name] for name in self._given}, {**self._state, **state}
+
+    def _shortened(self, count: int) -> dict[str, Any]:
+        carried = set(self._pairs.values())
+        return {name: last(array, count) if name in carried else array for name, array in self._state.items()}
+
+
+def last(array: Array, count: int) -> Array:
+    """The last `count` positions of a cache's part, as an array of its own."""
+    return array[:, :, array.shape[LENGTH] - count :].copy()
+
+
+def total_length(session: Session, feeds: Mapping[str, Array]) -> int:
+    """Positions in the cache after a run: the size that the present's length has among the inputs.
+
+    Raises:
+        UsageError: no input has it.
+    """
+    present = next(info.dims[LENGTH] for info in session.outputs if len(info.dims) == 4)
+    for info in session.inputs:
+        if info.name in feeds and present in info.dims:
+            return int(feeds[info.name].shape[info.dims.index(present)])
+    raise UsageError(f"no input has the axis {present!r}, which says how much of a cache is used; export the model again")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from edgeattn.errors import RuntimeMissingError, RuntimeRunError
-from edgeattn.manifest import TensorInfo
+from edgeattn.manifest import SHARED, TensorInfo
 from edgeattn.runtimes.base import (
-    Array,
     Availability,
     Effective,
     LoadOptions,
@@ -21,8 +20,9 @@ from edgeattn.runtimes.base import (
     tensor_info,
     wrap_failure,
 )
-from edgeattn.runtimes.carrying import Carried
 from edgeattn.runtimes.ort_custom import custom_operators, register
+from edgeattn.runtimes.ort_session import NAME, OrtSession
+from edgeattn.runtimes.ort_shared_cache import SharedCacheSession
 from edgeattn.runtimes.vendor import availability, import_onnxruntime
 
 _CPU = "CPUExecutionProvider"
@@ -64,7 +64,7 @@ _DTYPES: Mapping[str, str] = {
 class OnnxRuntime(Runtime):
     """ONNX Runtime; a device is an execution provider."""
 
-    name: ClassVar[str] = "onnxruntime"
+    name: ClassVar[str] = NAME
     functions: ClassVar[bool] = True
     takes: ClassVar[frozenset[str]] = frozenset({"custom_ops"})
 
@@ -99,7 +99,8 @@ class OnnxRuntime(Runtime):
             raise wrap_failure(self.name, f"load {path.name}", error) from error
         _require_provider(options.device, device.provider, session.get_providers())
         effective = _effective(path, options, ort, session)
-        return _OrtSession(_infos(session.get_inputs()), _infos(session.get_outputs()), effective, session)
+        kind = SharedCacheSession if options.cache == SHARED else OrtSession
+        return kind(_infos(session.get_inputs()), _infos(session.get_outputs()), effective, session)
 
 
 def _require_provider(device: str, provider: str, active: Sequence[str]) -> None:
@@ -109,55 +110,6 @@ def _require_provider(device: str, provider: str, active: Sequence[str]) -> None
             f"onnxruntime could not start {provider} for device {device!r}; active instead: {', '.join(active) or 'none'}. "
             "Its driver or libraries are missing or of another version: install them, or ask for another device"
         )
-
-
-class _OrtSession(Session):
-    """Feeds go in as they are: validated arrays are C-contiguous and of the input's dtype."""
-
-    def __init__(self, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], effective: Effective, session: Any) -> None:
-        super().__init__(inputs, outputs, effective)
-        self._session = session
-        self._names = [info.name for info in outputs]
-
-    def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
-        try:
-            return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
-        except Exception as error:  # its exceptions share no base below Exception
-            raise wrap_failure(OnnxRuntime.name, "run the model", error) from error
-
-    def carrying(self, pairs: Mapping[str, str], start: Mapping[str, Array]) -> Carried[Any]:
-        return _Bound(self, pairs, start)
-
-    def _close(self) -> None:
-        self._session = None
-
-
-class _Bound(Carried[dict[str, Any]]):
-    """What is carried stays ONNX Runtime's own values: an output is bound as the next input, and nothing is copied."""
-
-    session: _OrtSession
-
-    def _hold(self, values: Mapping[str, Array]) -> dict[str, Any]:
-        ort = import_onnxruntime()
-        return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in values.items()}
-
-    def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Any]]:
-        session = self.session._session
-        binding = session.io_binding()
-        try:
-            for name, array in feeds.items():
-                binding.bind_cpu_input(name, array)
-            for name, value in self._state.items():
-                binding.bind_ortvalue_input(name, value)
-            for name in (*self._given, *self._pairs):
-                binding.bind_output(name)
-            session.run_with_iobinding(binding)
-            values = binding.get_outputs()
-        except Exception as error:  # its exceptions share no base below Exception
-            raise wrap_failure(OnnxRuntime.name, "run the model", error) from error
-        count = len(self._given)
-        state = dict(zip(self._pairs.values(), values[count:], strict=True))
-        return {name: value.numpy() for name, value in zip(self._given, values[:count], strict=True)}, state
 
 
 def _session_options(ort: Any, options: LoadOptions) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from edgeattn.errors import EdgeAttnError, RuntimeRunError
 from edgeattn.manifest import TensorInfo
+from edgeattn.openvino_ir import SUFFIX, read_note
 from edgeattn.operators import defined_operators
 from edgeattn.runtimes.base import (
     CUSTOM,
@@ -21,10 +22,10 @@ from edgeattn.runtimes.base import (
     Runtime,
     Session,
     resolve_threads,
-    tensor_info,
     wrap_failure,
 )
-from edgeattn.runtimes.onnx_io import read_io
+from edgeattn.runtimes.openvino_ports import cause, match
+from edgeattn.runtimes.openvino_stateful import StatefulSession
 from edgeattn.runtimes.vendor import availability, import_openvino
 
 _DEVICES: Mapping[str, str] = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU", "auto": "AUTO"}
@@ -38,11 +39,6 @@ _SETTINGS: Mapping[str, object] = {
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
 }
 
-_ELEMENTS = {
-    "f16": "float16", "f32": "float32", "f64": "float64", "boolean": "bool",
-    "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64",
-    "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",
-}  # fmt: skip
 _PRECISIONS = {"f64": "fp64", "f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "uint8", "i8": "int8"}
 
 
@@ -51,6 +47,7 @@ class OpenVINO(Runtime):
 
     name: ClassVar[str] = "openvino"
     takes: ClassVar[frozenset[str]] = frozenset({"extensions"})
+    stateful: ClassVar[frozenset[str]] = frozenset({"cpu"})
 
     def check(self) -> Availability:
         """Whether the package imports, with its version. Never raises."""
@@ -74,17 +71,21 @@ class OpenVINO(Runtime):
 
     def _load(self, path: Path, options: LoadOptions) -> Session:
         core = self._extended(options.extensions) if options.extensions else self._core
-        model = self._read(core, path)
+        note = read_note(path) if path.suffix == SUFFIX else None
+        model = self._read(core, path, note.weights if note else None)
         device = _DEVICES[options.device]
         try:
             compiled = core.compile_model(model, device, self._settings(device, resolve_threads(options)))
-            inputs = _match(path, compiled.inputs, 0)
-            outputs = _match(path, compiled.outputs, 1)
+            effective = self._effective(path, options, compiled)
+            if note is not None:
+                return StatefulSession(note, effective, compiled)
+            inputs = match(path, compiled.inputs, 0)
+            outputs = match(path, compiled.outputs, 1)
         except EdgeAttnError:
             raise
         except Exception as error:  # its exceptions share no base below Exception
-            raise wrap_failure(self.name, f"compile {path.name} for {options.device}", _cause(error)) from error
-        return _OpenVINOSession(inputs, outputs, self._effective(path, options, compiled), compiled)
+            raise wrap_failure(self.name, f"compile {path.name} for {options.device}", cause(error)) from error
+        return _OpenVINOSession(inputs, outputs, effective, compiled)
 
     def _extended(self, extensions: Sequence[object]) -> Any:
         """A core of its own, since an extension stays with the core and the core is shared."""
@@ -93,15 +94,15 @@ class OpenVINO(Runtime):
             try:
                 core.add_extension(os.path.abspath(extension) if isinstance(extension, str | os.PathLike) else extension)
             except Exception as error:  # its exceptions share no base below Exception
-                raise wrap_failure(self.name, f"add the extension {extension!r}", _cause(error)) from error
+                raise wrap_failure(self.name, f"add the extension {extension!r}", cause(error)) from error
         return core
 
-    def _read(self, core: Any, path: Path) -> Any:
+    def _read(self, core: Any, path: Path, weights: str | None) -> Any:
         try:
             # Asked first, since read_model offers a damaged file to every other front end, each with its own complaint.
             if path.suffix == ".onnx" and not _onnx_frontend().supported(str(path)):
                 raise RuntimeRunError(f"openvino failed to load {path.name}: the file is not an ONNX model, or truncated")
-            return core.read_model(path)
+            return core.read_model(path, path.parent / weights) if weights else core.read_model(path)
         except EdgeAttnError:
             raise
         except Exception as error:  # its exceptions share no base below Exception
@@ -113,10 +114,10 @@ class OpenVINO(Runtime):
             if path.suffix == ".onnx" and (defined := defined_operators(path)):
                 names = ", ".join(map(str, defined))
                 raise RuntimeRunError(
-                    f"openvino failed to load {path.name}: {_cause(error)}. The file defines {names} as functions, which OpenVINO does "
+                    f"openvino failed to load {path.name}: {cause(error)}. The file defines {names} as functions, which OpenVINO does "
                     "not inline; load the flavour that was exported for openvino, or pass extensions=[ConversionExtension(...)]"
                 ) from error
-            raise wrap_failure(self.name, f"load {path.name}", _cause(error)) from error
+            raise wrap_failure(self.name, f"load {path.name}", cause(error)) from error
 
     def _settings(self, device: str, threads: int) -> dict[str, object]:
         """`_SETTINGS` and the thread count, as far as `device` knows them."""
@@ -153,7 +154,7 @@ class OpenVINO(Runtime):
 
 
 class _OpenVINOSession(Session):
-    """Fed and read by position: names are ours, see `_match`."""
+    """Fed and read by position: names are ours, see `match`."""
 
     def __init__(
         self, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], effective: Effective, compiled: Any
@@ -167,7 +168,7 @@ class _OpenVINOSession(Session):
             # share_outputs=False copies: the next run writes into the request's own memory
             results = self._request.infer(numbered, share_inputs=True, share_outputs=False)
         except Exception as error:  # its exceptions share no base below Exception
-            raise wrap_failure(self.effective.runtime, "run the model", _cause(error)) from error
+            raise wrap_failure(self.effective.runtime, "run the model", cause(error)) from error
         return {info.name: results[index] for index, info in enumerate(self.outputs)}
 
     def _close(self) -> None:
@@ -179,47 +180,6 @@ def _onnx_frontend() -> Any:
     from openvino.frontend import FrontEndManager
 
     return FrontEndManager().load_by_framework("onnx")
-
-
-def _match(path: Path, ports: Sequence[Any], which: int) -> list[TensorInfo]:
-    """The infos of `ports`, in their order, under the names and dynamic dimensions of the file (`which`: 0 in, 1 out).
-
-    OpenVINO keeps the order, forgets the names of dimensions, and gives a port that two values share one name of them.
-    """
-    own = [tensor_info(_name(port), _dtype(port), _dims(port)) for port in ports]
-    if path.suffix != ".onnx":
-        return own
-    filed = read_io(path)[which]
-    if len(filed) != len(ports):
-        kind = ("inputs", "outputs")[which]
-        raise RuntimeRunError(f"openvino: {path.name} has {len(filed)} {kind}, the compiled model {len(ports)}")
-    pairs = zip(_in_port_order(filed, ports), own, strict=True)
-    return [info if info.dims else TensorInfo(info.name, info.dtype, port.dims) for info, port in pairs]
-
-
-def _in_port_order(filed: Sequence[TensorInfo], ports: Sequence[Any]) -> list[TensorInfo]:
-    if all(info.name in port.get_names() for info, port in zip(filed, ports, strict=True)):
-        return list(filed)
-    left = {info.name: info for info in filed}
-    known = [next((left.pop(name) for name in sorted(port.get_names()) if name in left), None) for port in ports]
-    renamed = iter(left.values())
-    return [info or next(renamed) for info in known]
-
-
-def _name(port: Any) -> str:
-    return str(min(port.get_names(), default=port.get_node().get_friendly_name()))
-
-
-def _dims(port: Any) -> list[int | None]:
-    shape = port.get_partial_shape()
-    return [] if shape.rank.is_dynamic else [dim.get_length() if dim.is_static else None for dim in shape]
-
-
-def _dtype(port: Any) -> str:
-    kind = port.get_element_type()
-    if kind.get_type_name() not in _ELEMENTS:
-        raise RuntimeRunError(f"openvino: {_name(port)!r} is of type {kind.get_type_name()}, which numpy cannot hold")
-    return _ELEMENTS[kind.get_type_name()]
 
 
 def _reported(compiled: Any) -> dict[str, Any]:
@@ -234,10 +194,3 @@ def _reported(compiled: Any) -> dict[str, Any]:
 def _precision(kind: Any) -> str:
     name = kind.get_type_name() if kind is not None else "not reported"
     return _PRECISIONS.get(name, name)
-
-
-def _cause(error: Exception) -> Exception:
-    """The error without the lines that name OpenVINO's own source files."""
-    noise = ("Exception from", "Check '", "FrontEnd API failed", "Summary:")
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(noise)]
-    return RuntimeError(" ".join(lines[:3])) if lines else error

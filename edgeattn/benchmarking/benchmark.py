@@ -133,7 +133,8 @@ def measure(
     pairs: list[tuple[int, Row]] = []
     for index, bundle in enumerate(opened):
         for target in check(bundle, runtimes, threads=threads, custom_ops=libraries, progress=progress).targets:
-            pairs.append((index, _row(bundle, target)))
+            if not target.part:
+                pairs.append((index, _row(bundle, target)))
     _say(progress, f"timing, {repeats} rounds")
     rows = _time(pairs, opened, resolved, repeats, warmup, threads, libraries)
     _say(progress, "measuring load time and memory in fresh processes")

@@ -6,12 +6,13 @@ import hashlib
 import mmap
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from edgeattn import manifest as manifests
 from edgeattn.errors import BundleError
 from edgeattn.manifest import FileEntry, Flavour, Manifest
+from edgeattn.openvino_ir import SUFFIX, foreign_layers, read_note
 from edgeattn.operators import undefined_operators
 
 MANIFEST = "manifest.json"
@@ -28,6 +29,8 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    parts: dict[str, Bundle] = field(default_factory=dict)
+    """Further models of the bundle, each as a bundle over its own files, in the same folder."""
 
     def file(self, name: str) -> Path:
         """The path of a file that the manifest lists. Raises BundleError for any other name."""
@@ -51,6 +54,11 @@ def weights_name(precision: str) -> str:
     return f"weights-{precision}.bin"
 
 
+def part_manifest(part: str) -> str:
+    """The file that is the manifest of a part."""
+    return f"{part}.{MANIFEST}"
+
+
 def open_folder(root: Path, later: Callable[[str], bool] = lambda _name: False) -> Bundle:
     """`later` picks the files whose digest somebody else will verify."""
     text = _read_manifest(root)
@@ -62,7 +70,24 @@ def open_folder(root: Path, later: Callable[[str], bool] = lambda _name: False) 
         _verify(root, name, entry)
         if not later(name):
             verify_digest(root, name, entry)
-    _check_domains(root, manifest)
+    _check_forms(root, manifest)
+    return Bundle(root, manifest, {part: _open_part(root, manifest, part) for part in manifest.parts})
+
+
+def _open_part(root: Path, whole: Manifest, part: str) -> Bundle:
+    """A part, whose files are some of the `whole` bundle's and were verified as such."""
+    name = part_manifest(part)
+    _check_manifest_size(root / name)
+    manifest = manifests.loads((root / name).read_text(encoding="utf-8", errors="replace"))
+    if manifest.parts:
+        raise BundleError(f"{root}: {name} has parts of its own, which no part has; export the model again")
+    for file, entry in manifest.files.items():
+        if whole.files.get(file) != entry:
+            raise BundleError(
+                f"{root}: {name} and {MANIFEST} differ in {file!r}; the bundle was edited: export the model again"
+            )
+    _check_references(root, manifest)
+    _check_forms(root, manifest)
     return Bundle(root, manifest)
 
 
@@ -86,27 +111,54 @@ def _read_manifest(root: Path) -> str:
     if not path.is_file():
         what = "is not there" if not root.exists() else f"has no {MANIFEST}"
         raise BundleError(f"{root}: not a bundle: it {what}; `edgeattn export SOURCE -o {root}` makes one")
+    _check_manifest_size(path)
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _check_manifest_size(path: Path) -> None:
     if path.stat().st_size > _MAX_MANIFEST:
         raise BundleError(f"{path}: {path.stat().st_size} bytes, at most {_MAX_MANIFEST} are read")
-    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _check_references(root: Path, manifest: Manifest) -> None:
     used = [*(f.file for f in manifest.flavours), *(g.file for g in manifest.golden), *(p.file for p in manifest.probes)]
+    used += [part_manifest(part) for part in manifest.parts]
     for name in used:
         if name not in manifest.files:
             raise BundleError(f"{root}: {MANIFEST} uses {name!r} but does not list its hash; export the model again")
 
 
-def _check_domains(root: Path, manifest: Manifest) -> None:
-    """What a file needs beyond a runtime's own operators, it defines."""
+def _check_forms(root: Path, manifest: Manifest) -> None:
+    """Models are ONNX or OpenVINO's own form, and bring no code."""
     for flavour in manifest.flavours:
-        foreign = frozenset(flavour.domains) - ALLOWED_DOMAINS
-        if foreign and (undefined := undefined_operators(root / flavour.file, foreign)):
-            raise BundleError(
-                f"{root}: {flavour.file} needs {undefined[0]}, an operator of domain {undefined[0].domain!r}, which bundles may "
-                "not use unless the file defines it; export the model again"
-            )
+        if flavour.file.endswith(".onnx"):
+            _check_domains(root, flavour)
+    for file in [*(f.file for f in manifest.flavours), *(p.file for p in manifest.probes)]:
+        if file.endswith(SUFFIX):
+            _check_layers(root, manifest, file)
+        elif not file.endswith(".onnx"):
+            raise BundleError(f"{root}: model {file!r} is neither .onnx nor {SUFFIX}; export the model again")
+
+
+def _check_domains(root: Path, flavour: Flavour) -> None:
+    """What a file needs beyond a runtime's own operators, it defines."""
+    foreign = frozenset(flavour.domains) - ALLOWED_DOMAINS
+    if foreign and (undefined := undefined_operators(root / flavour.file, foreign)):
+        raise BundleError(
+            f"{root}: {flavour.file} needs {undefined[0]}, an operator of domain {undefined[0].domain!r}, which bundles may "
+            "not use unless the file defines it; export the model again"
+        )
+
+
+def _check_layers(root: Path, manifest: Manifest, file: str) -> None:
+    """Known layers only, and numbers from a file whose hash is listed."""
+    path = root / file
+    if foreign := foreign_layers(path):
+        raise BundleError(f"{root}: {file} needs {foreign[0]}, which is no layer that bundles may use; export the model again")
+    note = read_note(path)
+    weights = str(PurePosixPath(file).parent / note.weights) if note else "no file"
+    if weights not in manifest.files:
+        raise BundleError(f"{root}: {file} takes its weights from {weights}, not listed in {MANIFEST}; export the model again")
 
 
 def _verify(root: Path, name: str, entry: FileEntry) -> None:

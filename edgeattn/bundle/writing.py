@@ -51,11 +51,11 @@ def check_output(output: Path, force: bool) -> None:
         raise UsageError(f"{output} exists and is not a bundle; --force replaces bundles only")
 
 
-def seal(folder: Path, manifest: Manifest) -> Manifest:
-    """Hash every file of `folder`, list it, and write manifest.json. Returns the manifest as written."""
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+def seal(folder: Path, manifest: Manifest, name: str = MANIFEST) -> Manifest:
+    """Hash every file of `folder`, list it, and write the manifest `name`. Returns it as written."""
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p != folder / name)
     sealed = replace(manifest, files={name: digest(folder / name) for name in names})
-    (folder / MANIFEST).write_text(manifests.dumps(sealed))
+    (folder / name).write_text(manifests.dumps(sealed))
     return sealed
 
 

@@ -57,7 +57,7 @@ def command(
 def _print(report: CheckReport) -> None:
     for target in report.targets:
         flavour = f" (flavour {target.flavour}, {target.precision})" if target.flavour else ""
-        click.echo(f"{target.target}{flavour}: {target.status.upper()}{f', {target.reason}' if target.reason else ''}")
+        click.echo(f"{target.label}{flavour}: {target.status.upper()}{f', {target.reason}' if target.reason else ''}")
         if target.effective:
             click.echo(f"  {target.effective}")
         if target.fixed:

@@ -11,6 +11,7 @@ import click
 from edgeattn.cli import numbers, options
 from edgeattn.cli.table import table
 from edgeattn.errors import RuntimeMissingError
+from edgeattn.manifest import ENCODER
 from edgeattn.progress import progress
 from edgeattn.runtimes import registry
 
@@ -42,7 +43,7 @@ _DEFAULT_RUNTIMES = ("onnxruntime", "openvino")
 @click.option(
     "--cache",
     type=click.Choice(["dynamic", "none"]),
-    help="Whether a language model gets its key/value cache as inputs and outputs, which `edgeattn generate` needs. "
+    help="Whether a language model or encoder-decoder gets its key/value cache as inputs and outputs, for `edgeattn generate`. "
     "Default: dynamic for GGUF files and zoo names, none for folders.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
@@ -115,7 +116,17 @@ def _installed() -> tuple[str, ...]:
 
 
 def _print(report: ExportReport) -> None:
-    click.echo(f"{report.source}: {len(report.sites)} attention sites, {len(report.unraised)} missed")
+    for part, each in report.parts.items():
+        _print_model(each, f"{report.source}, {part}")
+    _print_model(report, f"{report.source}, decoder" if ENCODER in report.parts else report.source)
+    if report.output is None:
+        return
+    click.echo(f"wrote {report.output} ({numbers.size(report.size)}) in {report.seconds:.0f} s")
+    click.echo(f"next: edgeattn bench {report.output}" if report.passed else f"next: edgeattn check {report.output}")
+
+
+def _print_model(report: ExportReport, name: str) -> None:
+    click.echo(f"{name}: {len(report.sites)} attention sites, {len(report.unraised)} missed")
     for spec, count in Counter(site.spec.summary() for site in report.sites).items():
         click.echo(f"  {count} x {spec}")
     for place in report.unraised:
@@ -130,10 +141,6 @@ def _print(report: ExportReport) -> None:
             for refused in reason.splitlines()[1:]:
                 click.echo(f"{row.flavour.label}: {refused}")
     click.echo()
-    if report.output is None:
-        return
-    click.echo(f"wrote {report.output} ({numbers.size(report.size)}) in {report.seconds:.0f} s")
-    click.echo(f"next: edgeattn bench {report.output}" if report.passed else f"next: edgeattn check {report.output}")
 
 
 def _row(row: FlavourReport) -> list[str]:

@@ -13,7 +13,7 @@ from edgeattn.bundle import Bundle, open_bundle
 from edgeattn.cli import numbers, options
 from edgeattn.cli.inspect_onnx import sections as sections_of_onnx
 from edgeattn.cli.table import table
-from edgeattn.manifest import Flavour, Manifest, OutputInfo, TensorInfo, describe_sizes
+from edgeattn.manifest import ENCODER, Flavour, Manifest, OutputInfo, TensorInfo, describe_sizes
 from edgeattn.modalities import Preprocessing
 from edgeattn.spec import to_dict
 
@@ -55,12 +55,18 @@ def _sections(bundle: Bundle) -> list[str]:
     head = [f"{bundle.path}: {numbers.size(bundle.size)}, {len(manifest.files)} files, made by edgeattn {manifest.edgeattn}"]
     head += [f"source: {source}"] if source else []
     head += [f"{name}: {value}" for name, value in manifest.provenance.items()]
+    parts = [section for name, part in bundle.parts.items() for section in (f"== {name} ==", *_model(part, "generate"))]
+    return ["\n".join(head), *parts, *(["== decoder =="] if ENCODER in bundle.parts else []), *_model(bundle)]
+
+
+def _model(bundle: Bundle, command: str = "run") -> list[str]:
+    """One of the bundle's models; `command` is what makes its inputs of data."""
+    manifest = bundle.manifest
     missed = "none missed" if not manifest.unraised else f"{len(manifest.unraised)} not raised: {', '.join(manifest.unraised)}"
     return [
-        "\n".join(head),
         _tensors("input", manifest.inputs),
         _tensors("output", manifest.outputs),
-        *_made(manifest),
+        *_made(manifest, command),
         f"{len(manifest.sites)} attention sites, {missed}",
         *([_sites(bundle)] if manifest.sites else []),
         _flavours(bundle),
@@ -74,14 +80,14 @@ def _tensors(kind: str, infos: Sequence[TensorInfo]) -> str:
     return table([kind, "dtype", "shape", "tolerance" if kind == "output" else ""], rows)
 
 
-def _made(manifest: Manifest) -> list[str]:
-    """Which inputs `edgeattn run` makes of data, and why it makes none of some."""
+def _made(manifest: Manifest, command: str) -> list[str]:
+    """Which inputs `command` makes of data, and why it makes none of some."""
     prepared = manifest.preprocessing or Preprocessing()
     listed = manifest.tokenizer.get("inputs")
-    text = {"--text": ", ".join(listed)} if isinstance(listed, dict) else {}
+    text = {"--text" if command == "run" else "its prompt": ", ".join(listed)} if isinstance(listed, dict) else {}
     files = {"--image": prepared.image, "--audio": prepared.audio}
     made = {**text, **{option: settings.input for option, settings in files.items() if settings is not None}}
-    lines = [f"edgeattn run makes {names} from {option}" for option, names in made.items()]
+    lines = [f"edgeattn {command} makes {names} from {option}" for option, names in made.items()]
     lines += [f"no {modality} settings: {reason}" for modality, reason in prepared.refused.items()]
     return ["\n".join(lines)] if lines else []
 
@@ -158,4 +164,5 @@ def _data(bundle: Bundle) -> dict[str, Any]:
         "unraised": list(manifest.unraised),
         "flavours": flavours,
         "golden": [dataclasses.asdict(case) for case in manifest.golden],
+        **({"parts": {name: _data(part) for name, part in bundle.parts.items()}} if bundle.parts else {}),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,8 @@ def generate(
     max_new_tokens: int = 128,
     sampling: Sampling | None = None,
     stop: Collection[int] = (),
+    suppress: Collection[int] = (),
+    suppress_first: Collection[int] = (),
     seed: int = 0,
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the next token of every row, (B,), as soon as it is chosen; goes on from what `session` holds already, until
@@ -31,18 +34,30 @@ def generate(
     Args:
         prompt: (B, S); `mask` (B, S) marks padding, which belongs in front.
         stop: tokens that end a row.
+        suppress: tokens that are never chosen; `suppress_first` only not as the first one.
         seed: of the draws; the same seed gives the same tokens.
     """
     if max_new_tokens < 1:
         raise UsageError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
     choose, rng, ends = sampling or Sampling(), np.random.default_rng(seed), np.array(sorted(stop), dtype=np.int64)
-    logits = session.prefill(prompt, mask)[:, -1]
+    logits = session.prefill(prompt, mask, all_logits=False)[:, -1]
     ended = np.zeros(len(logits), dtype=bool)
     tokens = np.zeros(len(logits), dtype=np.int64)
     for count in range(1, max_new_tokens + 1):
-        tokens = np.where(ended, tokens, choose.choose(logits, rng))
+        never = {*suppress, *(suppress_first if count == 1 else ())}
+        tokens = np.where(ended, tokens, choose.choose(_without(logits, never), rng))
         yield tokens
         ended |= np.isin(tokens, ends)
         if ended.all() or count == max_new_tokens or session.full:
             return
         logits = session.decode(tokens)
+
+
+def _without(logits: NDArray[Any], never: Collection[int]) -> NDArray[Any]:
+    """(B, V), where the tokens `never` have no chance; those beyond the vocabulary have none anyway."""
+    known = [token for token in never if 0 <= token < logits.shape[-1]]
+    if not known:
+        return logits
+    left = logits.copy()
+    left[:, known] = -np.inf
+    return left

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,14 +15,17 @@ from numpy.typing import ArrayLike, NDArray
 from edgeattn.bundle import Bundle, opening
 from edgeattn.errors import FeedError, UsageError
 from edgeattn.loading import BundlePath, load
-from edgeattn.manifest import PAST, TensorInfo, past_names, present_names
+from edgeattn.manifest import ENCODER, PAST, Manifest, TensorInfo, past_names, present_names
 from edgeattn.runtimes.base import Session
 from edgeattn.runtimes.carrying import Carried
+from edgeattn.spec import SlidingWindow
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-TOKENS, MASK, POSITIONS, LOGITS = "input_ids", "attention_mask", "position_ids", "logits"
+SLACK = 256
+"""Positions that a cache may hold beyond a window before they are dropped together."""
+TOKENS, MASK, POSITIONS, KEEP, LOGITS = "input_ids", "attention_mask", "position_ids", "logits_to_keep", "logits"
 
 
 def load_decoder(
@@ -31,47 +37,81 @@ def load_decoder(
         UsageError: the model has no cache.
     """
     with nullcontext(bundle) if isinstance(bundle, Bundle) else opening(bundle) as opened:
+        if ENCODER in opened.parts:
+            raise UsageError(f"{opened.path} is an encoder-decoder; open it with load_encoder_decoder")
         session = load(opened, runtime, device, threads)
         try:
-            return DecoderSession(session, opened.manifest.limits.get(PAST))
+            return DecoderSession(session, opened.manifest.limits.get(PAST), reach(opened.manifest))
         except UsageError:
             session.close()
             raise
 
 
-class DecoderSession:
-    """B sequences that grow together. The cache stays on the runtime's side; this keeps the mask and counts positions."""
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What has been read: `mask` (B, P) of the positions that the cache still holds, `before` (B,) the real ones that a window
+    has left behind, and `length` positions in all."""
 
-    def __init__(self, session: Session, capacity: int | None = None) -> None:
-        layers = cached_layers([info.name for info in session.inputs])
-        if not layers:
-            names = ", ".join(info.name for info in session.inputs)
-            raise UsageError(f"the model has no cache (its inputs are {names}); export it with --cache dynamic")
+    mask: Ints
+    before: Ints
+    length: int
+
+    def then(self, real: Ints) -> Read:
+        """With new positions, (B, S)."""
+        return Read(np.concatenate([self.mask, real], axis=1), self.before, self.length + real.shape[1])
+
+    def last(self, count: int) -> Read:
+        """With the last `count` positions in the cache."""
+        gone = self.mask[:, :-count].sum(axis=1)
+        return Read(self.mask[:, -count:], self.before + gone, self.length)
+
+    def positions(self, count: int) -> Ints:
+        """Position ids of the last `count` positions, (B, count): padding counts for nothing."""
+        ids = self.before[:, None] + self.mask.cumsum(axis=1) - 1
+        return np.ascontiguousarray(np.maximum(ids, 0)[:, -count:])
+
+
+_NOTHING = Read(np.zeros((0, 0), dtype=np.int64), np.zeros(0, dtype=np.int64), 0)
+
+
+class DecoderSession:
+    """B sequences that grow together. The cache stays on the runtime's side; this keeps the mask and counts positions.
+
+    Template methods: `_start` and `_feeds`.
+    """
+
+    _cache_of = ""
+    """Whose cache grows, as `past_names` takes it."""
+
+    def __init__(self, session: Session, capacity: int | None = None, window: int | None = None) -> None:
         self.session = session
-        self._pairs = dict(zip(present_names(layers), past_names(layers), strict=True))
+        self._pairs = carried_pairs([info.name for info in session.inputs], self._cache_of)
         held = set(self._pairs.values())
         self._past = [info for info in session.inputs if info.name in held]
         self.capacity = capacity
         """Most positions that the model takes, if there is a limit."""
+        self.window = window
+        """Positions in front of it that a query sees at most, if all layers have a window: no more of the cache is kept for long."""
         self.vocabulary = _vocabulary(session)
         """Number of tokens, if the model says it."""
         self._chain: Carried[Any] | None = None
-        self._mask: Ints = np.zeros((0, 0), dtype=np.int64)
+        self._read = _NOTHING
 
     @property
     def length(self) -> int:
-        """Positions in the cache, padding included."""
-        return int(self._mask.shape[1])
+        """Positions read, padding included."""
+        return self._read.length
 
     @property
     def full(self) -> bool:
         """Whether no further token fits."""
         return self.capacity is not None and self.length >= self.capacity
 
-    def prefill(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> Floats:
-        """Read a prompt, or its next chunk: tokens (B, S) -> logits (B, S, V).
+    def prefill(self, tokens: ArrayLike, mask: ArrayLike | None = None, all_logits: bool = True) -> Floats:
+        """Read a prompt, or its next chunk: tokens (B, S) -> logits (B, S, V), or (B, 1, V) of the last token.
 
         Args:
+            all_logits: False where only the last token's are needed, as to go on from there; that is quicker.
             mask: (B, S), 1 where a token is real; padding belongs in front, so that every row ends with a real token.
 
         Raises:
@@ -85,14 +125,16 @@ class DecoderSession:
             raise FeedError(
                 "a mask holds 1 for a real token and 0 for padding, which belongs in front: its last column must be 1"
             )
-        if self._chain is not None and len(new) != len(self._mask):
-            raise FeedError(f"got {len(new)} rows, the cache holds {len(self._mask)}; reset() first, or go on with as many")
+        if self._chain is not None and len(new) != len(self._read.mask):
+            raise FeedError(
+                f"got {len(new)} rows, the cache holds {len(self._read.mask)}; reset() first, or go on with as many"
+            )
         if self.capacity is not None and self.length + new.shape[1] > self.capacity:
             raise FeedError(
                 f"{new.shape[1]} more tokens behind the {self.length} in the cache are too many: the model takes at most "
                 f"{self.capacity} positions; give a shorter prompt, or reset()"
             )
-        return self._advance(new, real)
+        return self._advance(new, real, np.arange(0 if all_logits else new.shape[1] - 1, new.shape[1]))
 
     def decode(self, tokens: ArrayLike) -> Floats:
         """One more token for every row: (B,) -> logits (B, V).
@@ -106,15 +148,13 @@ class DecoderSession:
         return self.prefill(np.asarray(tokens)[:, None])[:, 0]
 
     def reset(self) -> None:
-        """Forget everything that was read."""
-        self._chain = None
-        self._mask = np.zeros((0, 0), dtype=np.int64)
+        """Forget all tokens."""
+        self._chain, self._read = None, _NOTHING
 
-    def fork(self) -> DecoderSession:
+    def fork(self) -> Self:
         """A session of the same model that goes on from here; the two do not see each other's tokens."""
-        other = DecoderSession(self.session, self.capacity)
+        other = copy.copy(self)
         other._chain = None if self._chain is None else self._chain.fork()
-        other._mask = self._mask
         return other
 
     def close(self) -> None:
@@ -127,13 +167,26 @@ class DecoderSession:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _advance(self, new: Ints, real: Ints) -> Floats:
-        mask = real if self._chain is None else np.concatenate([self._mask, real], axis=1)
-        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -new.shape[1] :]
-        chain = self._chain or self.session.carrying(self._pairs, {info.name: _empty(info, len(new)) for info in self._past})
-        logits = chain.step({TOKENS: new, MASK: mask, POSITIONS: np.ascontiguousarray(positions)})[LOGITS]
-        self._chain, self._mask = chain, mask
+    def _advance(self, new: Ints, real: Ints, kept: Ints) -> Floats:
+        read = self._read.then(real) if self._chain else Read(real, np.zeros(len(new), dtype=np.int64), new.shape[1])
+        feeds = self._feeds(new, read, kept)
+        chain = self._chain or self.session.carrying(self._pairs, self._start(len(new)))
+        logits = chain.step(feeds)[LOGITS]
+        if self.window is not None and read.mask.shape[1] > self.window + SLACK:
+            chain.keep_last(self.window)
+            read = read.last(self.window)
+        self._chain, self._read = chain, read
+        if KEEP not in feeds:
+            logits = logits[:, kept]
         return logits
+
+    def _start(self, rows: int) -> dict[str, NDArray[Any]]:
+        """What the model is given once, before the first token."""
+        return {info.name: _empty(info, rows) for info in self._past}
+
+    def _feeds(self, new: Ints, read: Read, kept: Ints) -> dict[str, NDArray[Any]]:
+        """What the model is given with new tokens (B, S), which `read` counts already; logits of those `kept` are wanted."""
+        return {TOKENS: new, MASK: read.mask, POSITIONS: read.positions(new.shape[1]), KEEP: kept}
 
     def _tokens(self, tokens: ArrayLike) -> Ints:
         new = np.asarray(tokens)
@@ -149,9 +202,19 @@ class DecoderSession:
         return new.astype(np.int64)
 
 
-def cached_layers(names: list[str]) -> int:
-    """How many layers' caches are among the inputs; 0 for a model without."""
-    return sum(1 for name in names if name.startswith("past_key_values.") and name.endswith(".key"))
+def reach(manifest: Manifest) -> int | None:
+    """How many positions in front of it a query of the model sees at most; None where a layer sees all of them."""
+    patterns = [site.spec.pattern for site in manifest.sites]
+    windows = [pattern.left for pattern in patterns if isinstance(pattern, SlidingWindow) and pattern.left is not None]
+    return max(windows) if windows and len(windows) == len(patterns) else None
+
+
+def carried_pairs(names: Sequence[str], of: str) -> dict[str, str]:
+    """Output -> the input that it becomes, for each part of the cache. Raises UsageError where there is none among `names`."""
+    layers = len(set(names).intersection(past_names(len(names), of))) // 2
+    if not layers:
+        raise UsageError(f"the model has no cache (its inputs are {', '.join(names)}); export it with --cache dynamic")
+    return dict(zip(present_names(layers, of), past_names(layers, of), strict=True))
 
 
 def _vocabulary(session: Session) -> int | None:

@@ -28,10 +28,15 @@ class Tokens:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._settings: Mapping[str, Any] = bundle.manifest.tokenizer
-        stop = self._settings.get("stop", [])
-        known = isinstance(stop, list) and all(isinstance(token, int) for token in stop)
-        self.stop: tuple[int, ...] = tuple(stop) if known else ()
+        self.stop = self._ids("stop")
         """Tokens that end a text."""
+        self.suppress, self.suppress_first = self._ids("suppress"), self._ids("suppress_first")
+        """Tokens that the model is never to make, and not to begin with."""
+
+    def _ids(self, name: str) -> tuple[int, ...]:
+        listed = self._settings.get(name, [])
+        known = isinstance(listed, list) and all(isinstance(token, int) for token in listed)
+        return tuple(listed) if known else ()
 
     @property
     def chats(self) -> bool:
@@ -89,18 +94,24 @@ def _refuse(message: str) -> None:
 
 
 class Stream:
-    """Text that grows: what is new in it after each token. A character that is not whole yet is kept back."""
+    """Text that grows: what is new in it after each token. A character that is not whole yet is kept back.
+
+    Only the last tokens are decoded again, from the last place where the text was whole: a token's text may depend on the one
+    before it, not on all of them.
+    """
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
         self._ids: list[int] = []
-        self._shown = ""
+        self._before = self._shown = 0
+        """The ids from `_before` are decoded again; those up to `_shown` have been given out."""
 
     def add(self, token: int) -> str:
         """The text that `token` adds."""
         self._ids.append(token)
-        text = self._tokens.decode(self._ids)
-        if text.endswith("\ufffd"):
+        known = self._tokens.decode(self._ids[self._before : self._shown])
+        text = self._tokens.decode(self._ids[self._before :])
+        if text.endswith("\ufffd") or len(text) <= len(known):
             return ""
-        new, self._shown = text[len(self._shown) :], text
-        return new
+        self._before, self._shown = self._shown, len(self._ids)
+        return text[len(known) :]

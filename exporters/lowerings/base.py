@@ -20,6 +20,7 @@ class Core:
     `max_keys`: the largest T the model accepts, None where nothing bounds it.
     `mask_dims`, `bias_dims`: their shapes, lined up with (B, H, S, T) from the right; None for a size that varies.
     `size`: (B, S, T) where the graph is written for these alone.
+    `cached`: keys and values are a cache that this core alone reads, with the new ones behind it.
     """
 
     spec: AttentionSpec
@@ -28,11 +29,15 @@ class Core:
     mask_dims: tuple[int | None, ...] = ()
     bias_dims: tuple[int | None, ...] = ()
     size: tuple[int, int, int] | None = None
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Operands:
-    """The values at a site's border: q (B, H, S, D), k (B, K, T, D), v (B, K, T, E), and what the spec names."""
+    """The values at a site's border: q (B, H, S, D), k (B, K, T, D), v (B, K, T, E), and what the spec names.
+
+    A form that updates a cache itself gets `past_k` (B, K, P, D) and `past_v` (B, K, P, E), and in k and v what is new.
+    """
 
     q: ir.Value
     k: ir.Value
@@ -42,6 +47,8 @@ class Operands:
     sink: ir.Value | None = None
     score_weight: ir.Value | None = None
     prefix: ir.Value | None = None
+    past_k: ir.Value | None = None
+    past_v: ir.Value | None = None
 
     @classmethod
     def of(cls, spec: AttentionSpec, inputs: list[ir.Value]) -> Operands:
@@ -51,12 +58,15 @@ class Operands:
 
 def beyond_softmax(spec: AttentionSpec) -> str | None:
     """Why a form that only knows the softmax of dot products cannot express `spec`; None where it can."""
+    return beyond_sinks(spec) or ("it has no sink" if spec.sink else None)
+
+
+def beyond_sinks(spec: AttentionSpec) -> str | None:
+    """As `beyond_softmax`, for a form that knows sinks as well."""
     if spec.score != "dot":
         return f"it has no {spec.score} scores"
     if not isinstance(spec.normalizer, Softmax):
         return f"it has no {spec.normalizer.summary()}"
-    if spec.sink:
-        return "it has no sink"
     return "it does not give the log-sum-exp" if spec.lse else None
 
 
@@ -74,6 +84,11 @@ class Lowering(abc.ABC):
     """Operator domains beyond ai.onnx."""
     time: ClassVar[str] = "S T D"
     """Order of the time it takes for one head; W keys that a query sees, G global positions."""
+    updates_cache: ClassVar[bool] = False
+    """Whether it takes a cache and what is new instead of both together, and gives the new cache behind its outputs; past and
+    present may then be one buffer."""
+    turns_rows: ClassVar[bool] = False
+    """Whether rotary positions of the model become operators on (B, S, H D) beside it (`passes.rotary`)."""
     memory: ClassVar[str] = "S T"
     """Order of the elements it holds for one head beside its inputs and output; `scratch` counts them."""
 

@@ -75,11 +75,21 @@ def _masked_groups(core: Core) -> bool:
     return _grouped(core) and not _open(core) and (core.max_keys is None or core.max_keys >= FEW)
 
 
+def _cached(core: Core) -> bool:
+    return core.cached
+
+
 def _always(core: Core) -> bool:
     return True
 
 
 DEFAULTS = (
+    Default(
+        "onnxruntime",
+        _cached,
+        ("contrib-gqa-cache", "grouped", "attention-23"),
+        "one operator, and a step writes what is new into the cache instead of copying it: fastest measured",
+    ),
     Default(
         "onnxruntime",
         _long_window,

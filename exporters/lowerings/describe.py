@@ -21,6 +21,7 @@ SAMPLES = {
     "grouped": Core(SoftmaxAttention(6, 2, 32), square=True),
     "grouped causal": Core(SoftmaxAttention(6, 2, 32, pattern=Causal()), square=True),
     "causal window": Core(SoftmaxAttention(4, 4, 32, pattern=SlidingWindow(15, 0)), square=True),
+    "cached": Core(SoftmaxAttention(6, 2, 32, pattern=Causal(alignment="lower_right"), mask="key_padding"), cached=True),
     "softcap": Core(SoftmaxAttention(4, 4, 32, softcap=20.0, mask="key_padding"), square=True),
 }
 """Cores that stand for what people deploy; every export probes its own cores besides."""

@@ -7,6 +7,7 @@ from edgeattn.exporters.lowerings.base import Lowering
 from edgeattn.exporters.lowerings.blocked import BlockedWindow
 from edgeattn.exporters.lowerings.blocked_global import BlockedGlobal
 from edgeattn.exporters.lowerings.blockwise import Blockwise
+from edgeattn.exporters.lowerings.cached import CachedGroupQueryAttention
 from edgeattn.exporters.lowerings.contrib import GroupQueryAttention, MultiHeadAttention
 from edgeattn.exporters.lowerings.decomposed import Decomposed
 from edgeattn.exporters.lowerings.fixed_blocks import FixedBlocks
@@ -32,8 +33,11 @@ _ALL: tuple[Lowering, ...] = (
     OnnxAttention24(),
     MultiHeadAttention(),
     GroupQueryAttention(),
+    CachedGroupQueryAttention(),
 )
 LOWERINGS: dict[str, Lowering] = {lowering.name: lowering for lowering in _ALL}
+WHOLE: dict[str, Lowering] = {name: lowering for name, lowering in LOWERINGS.items() if not lowering.updates_cache}
+"""Those that take all keys and values at once: all that an attention without a cache can have."""
 
 
 def get(name: str) -> Lowering:

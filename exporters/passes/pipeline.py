@@ -22,6 +22,7 @@ def clean(model: ir.Model) -> None:
         DivideByRoot(),
         common.IdentityEliminationPass(),
         common.DeduplicateInitializersPass(),
+        ShareDimensions(),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
         ShareWeights(),

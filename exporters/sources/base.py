@@ -67,12 +67,16 @@ class Source:
     """Gives the canonical model for the outputs named, where the model is a graph already and nothing is traced."""
     reference: str = "PyTorch"
     """What runs the model as it was handed in."""
+    whole_pass: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """Of a decoder with a cache, the model without it: tokens (1, S) -> logits (1, S, V)."""
     files: dict[str, Path | bytes] = field(default_factory=dict)
     """Bundle path -> file to copy into the bundle, or its content (tokenizer, licence)."""
     tokenizer: dict[str, Any] = field(default_factory=dict)
     preprocessing: Preprocessing | None = None
     """How feeds are made of images and sounds; None where the model takes neither."""
     provenance: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, Source] = field(default_factory=dict)
+    """Name -> a further model of the same bundle, proven by itself, such as the encoder that a decoder needs."""
 
     @property
     def padding(self) -> str | None:

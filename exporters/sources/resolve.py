@@ -22,8 +22,8 @@ _TORCH_FILES = (".pt2", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def resolve(text: str, cache: bool | None = None) -> Source:
-    """The source that `text` names; `cache` says whether a causal language model gets its key/value cache as inputs and
-    outputs, by default where the source is made for generation (a GGUF file).
+    """The source that `text` names; `cache` says whether a language model or encoder-decoder gets its key/value cache as inputs
+    and outputs, by default where the source is made for generation (a GGUF file).
 
     Raises:
         UsageError: none of the forms fits; names the nearest zoo models and variants.

@@ -18,7 +18,7 @@ MEL = MelSettings(16, 400, 160, 16000)
 EVERYTHING = Preprocessing(
     IMAGE,
     AudioSettings("input_features", 16000, True, "mask", 7, MEL),
-    DecoderSettings("decoder_input_ids", 3),
+    DecoderSettings("decoder_input_ids", 3, (5, 6)),
     {"audio": "why"},
 )
 

@@ -11,7 +11,7 @@ import pytest
 
 from edgeattn.errors import CaptureError
 from edgeattn.exporters.lowerings.base import Core
-from edgeattn.exporters.lowerings.registry import LOWERINGS
+from edgeattn.exporters.lowerings.registry import WHOLE
 from edgeattn.exporters.passes.fixed_sizes import LARGEST, check_fixed, fix_sizes
 from edgeattn.exporters.probing import Prover, probe_model, probe_size
 from edgeattn.normalizers import Entmax15, TopK
@@ -51,23 +51,23 @@ SMALL, LARGE = (2, 9, 9), (1, 65, 65)
 CASES = [
     (form, name)
     for name, spec in SPECS.items()
-    for form, lowering in LOWERINGS.items()
+    for form, lowering in WHOLE.items()
     if lowering.accepts(Core(spec, square=True, size=SMALL)) is None
 ]
 
 
 def test_every_form_takes_part() -> None:
-    assert {form for form, _ in CASES} == set(LOWERINGS)
+    assert {form for form, _ in CASES} == set(WHOLE)  # no cache has one size
 
 
 @pytest.mark.parametrize("size", [SMALL, pytest.param(LARGE, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize(("form", "name"), CASES)
 def test_a_form_at_literal_sizes_is_the_formula(form: str, name: str, size: tuple[int, int, int], tmp_path: Path) -> None:
     core = Core(SPECS[name], square=True, max_keys=size[2], size=size)
-    model = probe_model(LOWERINGS[form], core)
+    model = probe_model(WHOLE[form], core)
     check_fixed(model)
     assert {node.op_type for node in model.graph} & {"Shape", "Range", "ConstantOfShape"} == set()
-    result = Prover(tmp_path).prove(LOWERINGS[form], core, registry.get("onnxruntime"), "cpu")
+    result = Prover(tmp_path).prove(WHOLE[form], core, registry.get("onnxruntime"), "cpu")
     assert result.passed, result.reason
 
 
@@ -106,7 +106,7 @@ def test_what_depends_on_values_is_named() -> None:
 
 def test_large_masks_are_not_stored() -> None:
     core = Core(SPECS["causal"], square=True, size=(1, 1024, 1024))
-    stored = probe_model(LOWERINGS["decomposed"], core).graph.initializers.values()
+    stored = probe_model(WHOLE["decomposed"], core).graph.initializers.values()
     assert max(value.const_value.size for value in stored if value.const_value is not None) == LARGEST
     wider = replace(core, size=(1, 1025, 1025))
     assert probe_size(wider) == (1, 1024, 1024)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
 from edgeattn.exporters.sources.huggingface.inputs.base import Part
-from edgeattn.exporters.sources.huggingface.inputs.settings import audio_settings, gathered, image_settings
+from edgeattn.exporters.sources.huggingface.inputs.settings import audio_settings, decoder_settings, gathered, image_settings
 from edgeattn.modalities import AudioSettings, DecoderSettings, ImageSettings, MelSettings, Preprocessing
 
 SQUARE = {"height": 32, "width": 32}
@@ -118,6 +119,23 @@ def test_sounds_that_are_not_repeated(config: dict[str, Any], frames: int | None
     refused = audio_settings(_folder(tmp_path, **config), "input_values", None, 1, frames)
     assert isinstance(refused, str)
     assert reason in refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "forced"),
+    [
+        ({}, ()),
+        ({"forced_bos_token_id": 8}, (8,)),
+        ({"forced_decoder_ids": [[2, 6], [1, 5]]}, (5, 6)),
+        ({"forced_decoder_ids": [[1, None], [2, 6]]}, ()),  # the language is the model's to say
+    ],
+)
+def test_tokens_that_follow_the_start_token(settings: dict[str, Any], forced: tuple[int, ...]) -> None:
+    model = WhisperForConditionalGeneration(
+        WhisperConfig(d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1, decoder_attention_heads=1)
+    )
+    model.generation_config = GenerationConfig(decoder_start_token_id=3, **settings)
+    assert decoder_settings(model, "decoder_input_ids") == DecoderSettings("decoder_input_ids", 3, forced)
 
 
 def test_settings_and_refusals_of_a_model_in_one() -> None:

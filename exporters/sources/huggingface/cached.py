@@ -1,13 +1,15 @@
 """A decoder with its key/value cache as inputs and outputs, under the names the field uses.
 
-    input_ids, position_ids (B, S), attention_mask (B, P + S), past_key_values.{i}.key/value (B, K, P, D)
-    -> logits (B, S, V), present.{i}.key/value (B, K, P + S, D)
+    input_ids, position_ids (B, S), attention_mask (B, P + S), logits_to_keep (N,), past_key_values.{i}.key/value (B, K, P, D)
+    -> logits (B, N, V), present.{i}.key/value (B, K, P + S, D)
 
-One graph is the whole prompt (P = 0), a chunk of it, and a single token.
+One graph is the whole prompt (P = 0), a chunk of it, and a single token. `logits_to_keep` names the new positions whose logits
+come out: a prompt needs its last alone, and a large vocabulary's product for all of them is a good part of its time.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,16 +18,21 @@ import torch
 from edgeattn.errors import SourceError
 from edgeattn.exporters.sources.base import PADDING_INPUT, Dimension, Sampler, Source
 from edgeattn.exporters.sources.huggingface.attention import exporting
+from edgeattn.exporters.sources.huggingface.cache_layers import filled, taken_apart
 from edgeattn.exporters.sources.huggingface.chat import Chat, generation_settings
 from edgeattn.exporters.sources.huggingface.inputs.base import Part
 from edgeattn.exporters.sources.huggingface.inputs.text import TOKENS, longest
 from edgeattn.manifest import PAST, past_names, present_names
 
 POSITIONS = "position_ids"
+KEEP = "logits_to_keep"
+_KEPT = "kept"
 TOTAL = "total"
 _CHUNKS = (1, 7, 128, 33, 2)
 _PASTS = (0, 5, 1, 130, 31)
 """Sizes that parity is proven at: the empty cache, one token, more than the example has."""
+_SHARES = (1, 7, 3, 33, 2)
+"""Numbers of positions whose logits are kept."""
 _LOGITS = "logits"
 
 
@@ -36,9 +43,16 @@ class CachedDecoder(torch.nn.Module):
         super().__init__()
         self.model = model
         self.layers = _layers(model)
+        self.selects = KEEP in inspect.signature(model.forward).parameters
+        """Whether the model itself computes the logits of some positions only."""
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor, **past: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        logits_to_keep: torch.Tensor,
+        **past: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """Shapes as in the module's docstring; every position of `past` stays, whatever a window hides of it."""
         held_before = past[past_names(1)[0]].shape[2]
@@ -50,9 +64,10 @@ class CachedDecoder(torch.nn.Module):
             position_ids=position_ids,
             past_key_values=cache,
             use_cache=True,
+            **({KEEP: logits_to_keep} if self.selects else {}),
         )
-        held = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-        return {_LOGITS: result.logits, **dict(zip(present_names(self.layers), held, strict=True))}
+        logits = result.logits if self.selects else result.logits[:, logits_to_keep]
+        return {_LOGITS: logits, **dict(zip(present_names(self.layers), taken_apart(cache), strict=True))}
 
 
 def cached_source(model: Any, name: str, kind: str, part: Part, provenance: dict[str, str], chat: Chat) -> Source:
@@ -69,12 +84,13 @@ def cached_source(model: Any, name: str, kind: str, part: Part, provenance: dict
         name=name,
         kind=kind,
         module=module,
-        inputs=draw({"batch": 2, "sequence": 4, PAST: 5}, torch.Generator().manual_seed(0)),
+        inputs=draw({"batch": 2, "sequence": 4, PAST: 5, _KEPT: 3}, torch.Generator().manual_seed(0)),
         dynamic=_dynamic(model),
         dimensions=_dimensions(model),
         output_classes=dict.fromkeys([_LOGITS, *present_names(module.layers)], "decoder"),
         exporting=lambda: exporting(model),
         sampler=draw,
+        whole_pass=lambda tokens: model(tokens, use_cache=False).logits,
         files=dict(part.files),
         tokenizer={**part.settings, **generation_settings(model, chat)} if part.settings else {},
         provenance=provenance,
@@ -87,6 +103,7 @@ def _dynamic(model: Any) -> dict[str, dict[int, str]]:
         TOKENS: {0: "batch", 1: "sequence"},
         PADDING_INPUT: {0: "batch", 1: TOTAL},
         POSITIONS: {0: "batch", 1: "sequence"},
+        KEEP: {0: _KEPT},
         **{name: {0: "batch", 2: PAST} for name in past_names(_layers(model))},
     }
 
@@ -98,6 +115,7 @@ def _dimensions(model: Any) -> dict[str, Dimension]:
         Dimension("batch", batch=True),
         Dimension("sequence", limit=limit, tried=_CHUNKS),
         Dimension(PAST, limit=limit, least=0, tried=_PASTS),
+        Dimension(_KEPT, limit=limit, tried=_SHARES),
     )
     return {dimension.name: dimension for dimension in found}
 
@@ -119,12 +137,15 @@ def _sampler(module: CachedDecoder) -> Sampler:
         cache = {name: empty.expand(batch, -1, -1, -1) for name, empty in nothing.items()}
         if past:
             with torch.no_grad():
-                filled = module(tokens[:, :past], mask[:, :past], positions[:, :past].contiguous(), **cache)
+                filled = module(
+                    tokens[:, :past], mask[:, :past], positions[:, :past].contiguous(), torch.tensor([past - 1]), **cache
+                )
             cache = {name: filled[present].clone() for name, present in zip(cache, present_names(module.layers), strict=True)}
         return {
             TOKENS: tokens[:, past:].contiguous(),
             PADDING_INPUT: mask,
             POSITIONS: positions[:, past:].contiguous(),
+            KEEP: torch.randint(sequence, (sizes[_KEPT],), generator=generator),
             **{name: value.contiguous() for name, value in cache.items()},
         }
 
@@ -149,16 +170,14 @@ def _cache(past: list[torch.Tensor], config: Any) -> Any:
     Raises:
         SourceError: a layer keeps something else than keys and values (a recurrence's state).
     """
-    from transformers.cache_utils import Cache, DynamicLayer
+    from transformers.cache_utils import Cache
 
     kinds = getattr(config.get_text_config(), "layer_types", None) or ["full_attention"] * (len(past) // 2)
     if strange := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
         raise SourceError(f"a cache of layers of type {', '.join(strange)} is not understood; export without a cache")
     layers = []
     for keys, values, kind in zip(past[::2], past[1::2], kinds, strict=True):
-        layer = DynamicLayer()
-        layer.keys, layer.values, layer.is_initialized = keys, values, True
-        layer.dtype, layer.device = keys.dtype, keys.device
+        layer = filled(keys, values)
         layer.is_sliding = kind == "sliding_attention"  # which mask it is; it keeps every position all the same
         layers.append(layer)
     return Cache(layers=layers)

@@ -9,6 +9,7 @@ from typing import Any
 from edgeattn.exporters.sources.huggingface.pooling import read_json
 
 _TEMPLATE = "chat_template.jinja"
+_SUPPRESSED = {"suppress": "suppress_tokens", "suppress_first": "begin_suppress_tokens"}
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -21,11 +22,17 @@ class Chat:
 
 
 def generation_settings(model: Any, chat: Chat) -> dict[str, Any]:
-    """For the manifest: `stop` token ids, and the chat template with its special tokens where there is one."""
+    """For the manifest: `stop` token ids, the ids that are never made (`suppress`) or never made first, and the chat template
+    with its special tokens, each where there is one."""
     ends = getattr(model.generation_config, "eos_token_id", None)
     ends = model.config.get_text_config().eos_token_id if ends is None else ends
     stop = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    return {"stop": stop, **({"chat_template": chat.template, "special_tokens": chat.specials} if chat.template else {})}
+    never = {ours: list(ids) for ours, name in _SUPPRESSED.items() if (ids := getattr(model.generation_config, name, None))}
+    return {
+        "stop": stop,
+        **never,
+        **({"chat_template": chat.template, "special_tokens": chat.specials} if chat.template else {}),
+    }
 
 
 def chat_of(folder: Path) -> Chat:

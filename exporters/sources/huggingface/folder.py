@@ -15,10 +15,13 @@ from edgeattn.exporters.sources.base import Sampler, Source
 from edgeattn.exporters.sources.huggingface.adapters.registry import task
 from edgeattn.exporters.sources.huggingface.attention import exporting
 from edgeattn.exporters.sources.huggingface.cached import cached_source
-from edgeattn.exporters.sources.huggingface.chat import chat_of
+from edgeattn.exporters.sources.huggingface.chat import Chat, chat_of, generation_settings
+from edgeattn.exporters.sources.huggingface.encoder_decoder import encoder_decoder_source
+from edgeattn.exporters.sources.huggingface.inputs import decoder
 from edgeattn.exporters.sources.huggingface.inputs.base import Feed, Part
 from edgeattn.exporters.sources.huggingface.inputs.registry import parts
 from edgeattn.exporters.sources.huggingface.inputs.settings import gathered
+from edgeattn.exporters.sources.huggingface.inputs.text import tokenizer_files, tokenizer_settings
 from edgeattn.exporters.sources.huggingface.loading import load, read_config, tensors_only, weights_file
 from edgeattn.exporters.sources.huggingface.pooling import SentenceEmbedding, reads_pooling
 from edgeattn.tolerance import OutputClass
@@ -28,7 +31,8 @@ _EXAMPLE = 16
 
 
 def from_folder(folder: Path, cache: bool = False) -> Source:
-    """The source of a model folder; `cache` gives a causal language model its key/value cache as inputs and outputs.
+    """The source of a model folder; `cache` gives a causal language model, or an encoder-decoder's decoder, its key/value
+    cache as inputs and outputs.
 
     Raises:
         SourceError: transformers is missing, the folder lacks a file, or nothing is known about the model's inputs.
@@ -37,9 +41,21 @@ def from_folder(folder: Path, cache: bool = False) -> Source:
     model = load(folder, config)
     fed = parts(folder, model)
     provenance = {"architecture": config["architectures"][0], "weights": weights_file(folder).name}
+    if cache and any(decoder.TOKENS in part.feeds for part in fed):
+        return _halves(folder, model, fed, provenance)
     if cache:
         return cached_source(model, folder.name, "huggingface", fed[0], provenance, chat_of(folder))
     return whole_source(model, folder.name, "huggingface", fed, provenance, pooling=reads_pooling(folder))
+
+
+def _halves(folder: Path, model: Any, fed: Sequence[Part], provenance: dict[str, str]) -> Source:
+    """An encoder-decoder as its two halves."""
+    tokens = next(part for part in fed if decoder.TOKENS in part.feeds)
+    encoder = whole_source(model, folder.name, "huggingface", [part for part in fed if part is not tokens], provenance)
+    encoder.files.update(tokenizer_files(folder))
+    reads = tokenizer_settings(folder, model, (), None)
+    reads.pop("inputs", None)  # text goes to the encoder
+    return encoder_decoder_source(model, encoder, tokens, {**reads, **generation_settings(model, Chat())} if reads else {})
 
 
 def whole_source(

@@ -34,6 +34,16 @@ def test_the_whole_prompt_is_the_uncached_pass(session: DecoderSession, small: S
     assert session.length == length
 
 
+def test_the_last_logits_alone(session: DecoderSession, small: Small) -> None:
+    tokens = _tokens(small, 2, 11)
+    logits = session.prefill(tokens.numpy(), all_logits=False)
+    assert logits.shape == (2, 1, small.model.config.vocab_size)
+    _close(logits, small.logits(tokens)[:, -1:])
+    _close(
+        session.prefill(tokens.numpy()[:, :3], all_logits=False), small.logits(torch.cat([tokens, tokens[:, :3]], 1))[:, -1:]
+    )
+
+
 def test_chunks_and_single_tokens_are_the_uncached_pass(session: DecoderSession, small: Small) -> None:
     tokens = _tokens(small, 2, 25)
     parts = [session.prefill(tokens.numpy()[:, :9]), session.prefill(tokens.numpy()[:, 9:20])]

@@ -126,13 +126,25 @@ def _sound_difference(settings: AudioSettings, extractor: Any, options: dict[str
 
 
 def decoder_settings(model: Any, name: str) -> DecoderSettings | str:
-    """The start token of a decoder."""
+    """The start token of a decoder, and what generation always puts behind it."""
     places = (getattr(model, "generation_config", None), model.config, model.config.get_text_config(decoder=True))
     for attribute in ("decoder_start_token_id", "bos_token_id"):
         for place in places:
             if isinstance(token := getattr(place, attribute, None), int):
-                return DecoderSettings(name, token)
+                return DecoderSettings(name, token, _forced(places))
     return "config.json names neither decoder_start_token_id nor bos_token_id"
+
+
+def _forced(places: Sequence[Any]) -> tuple[int, ...]:
+    """A first token that is forced (a language, say), or Whisper's: [[1, token], [2, token], ...]."""
+    for place in places:
+        if isinstance(token := getattr(place, "forced_bos_token_id", None), int):
+            return (token,)
+        listed = dict(getattr(place, "forced_decoder_ids", None) or ())
+        tokens = [token for _, token in sorted(listed.items())]
+        if tokens and all(isinstance(token, int) for token in tokens):
+            return tuple(tokens)
+    return ()
 
 
 def declared(folder: Path, part: str) -> dict[str, Any]:

@@ -34,9 +34,14 @@ def text(folder: Path, model: Any, names: Sequence[str]) -> Part:
     return Part(
         feeds={name: Feed(draws[name], {0: "batch", 1: "sequence"}) for name in chosen},
         dimensions=(Dimension("batch", batch=True), Dimension("sequence", limit=limit)),
-        files={f"tokenizer/{name}": folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()},
-        settings=_tokenizer(folder, model, chosen, limit),
+        files=tokenizer_files(folder),
+        settings=tokenizer_settings(folder, model, chosen, limit),
     )
+
+
+def tokenizer_files(folder: Path) -> dict[str, Path | bytes]:
+    """Bundle path -> file of the tokenizer."""
+    return {f"tokenizer/{name}": folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()}
 
 
 def padding(batch: int, length: int) -> torch.Tensor:
@@ -80,7 +85,7 @@ def longest(model: Any) -> int | None:
     return limit
 
 
-def _tokenizer(folder: Path, model: Any, inputs: list[str], limit: int | None) -> dict[str, Any]:
+def tokenizer_settings(folder: Path, model: Any, inputs: Sequence[str], limit: int | None) -> dict[str, Any]:
     """How `edgeattn run --text` makes feeds; empty without a tokenizer.json."""
     if not (folder / "tokenizer.json").is_file():
         return {}

@@ -1,0 +1,115 @@
+"""A decoder on OpenVINO whose cache is the states of an infer request: nothing of it is fed or read back for a step.
+
+Attention is fused with its cache there, so that a step writes what is new behind what is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgeattn.openvino_ir import Note
+from edgeattn.runtimes.base import Array, Effective, Session, wrap_failure
+from edgeattn.runtimes.carrying import LENGTH, Carried, total_length
+from edgeattn.runtimes.openvino_ports import cause
+from edgeattn.runtimes.vendor import import_openvino
+
+
+class StatefulSession(Session):
+    """`run` takes the past and gives the present, as the note names them, through the states. `carrying` leaves them there."""
+
+    def __init__(self, note: Note, effective: Effective, compiled: Any) -> None:
+        super().__init__(note.inputs, note.outputs, effective)
+        self.variables = note.variables
+        self._compiled = compiled
+        self._request = States(self)
+
+    def carrying(self, pairs: Mapping[str, str], start: Mapping[str, Array]) -> Carried[Any]:
+        return StatefulChain(self, pairs, start)
+
+    def request(self) -> Any:
+        """An infer request, with states of its own."""
+        return self._compiled.create_infer_request()
+
+    def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        self._request.set({past: feeds[past] for past in self.variables})
+        results = self._request.infer({name: array for name, array in feeds.items() if name not in self.variables})
+        held = self._request.read()
+        return {**results, **{present: held[past] for past, (present, _) in self.variables.items()}}
+
+    def _close(self) -> None:
+        del self._request, self._compiled
+
+
+class States:
+    """An infer request of a session and its states, by the names of the pasts, (B, K, P, D)."""
+
+    def __init__(self, session: StatefulSession) -> None:
+        self._runtime = session.effective.runtime
+        self._request = session.request()
+        states = {state.name: state for state in self._request.query_state()}
+        self._states = {past: states[name] for past, (_, name) in session.variables.items()}
+        self._given = [info.name for info in session.outputs if info.name not in {p for p, _ in session.variables.values()}]
+
+    def set(self, arrays: Mapping[str, Array]) -> None:
+        """Hold these arrays. Nothing at all, P = 0, is what a reset request begins with, whatever its rows."""
+        if next(iter(arrays.values())).shape[LENGTH] == 0:
+            self._request.reset_state()
+            return
+        tensor = import_openvino().Tensor
+        for past, array in arrays.items():
+            self._states[past].state = tensor(array)
+
+    def read(self) -> dict[str, Array]:
+        """Copies of the states; something must be held."""
+        return {past: state.state.data.copy() for past, state in self._states.items()}
+
+    def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run on the inputs that are no past; the outputs that are no present."""
+        try:
+            results = self._request.infer(feeds, share_inputs=True, share_outputs=False)
+        except Exception as error:  # its exceptions share no base below Exception
+            raise wrap_failure(self._runtime, "run the model", cause(error)) from error
+        return {name: results[name] for name in self._given}
+
+
+class StatefulChain(Carried[int]):
+    """The chain of runs in a request of its own; what is kept here is the number of positions that it holds."""
+
+    session: StatefulSession
+
+    def __init__(self, session: StatefulSession, pairs: Mapping[str, str], start: Mapping[str, Array]) -> None:
+        self._states = States(session)
+        super().__init__(session, pairs, start)
+
+    def fork(self) -> Carried[int]:
+        other = super().fork()
+        assert isinstance(other, StatefulChain)
+        if self._state:
+            other._states.set(self._states.read())
+        return other
+
+    def _hold(self, values: Mapping[str, Array]) -> int:
+        self._states.set(values)
+        return int(next(iter(values.values())).shape[LENGTH])
+
+    def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], int]:
+        total = total_length(self.session, feeds)
+        try:
+            return self._states.infer(feeds), total
+        except Exception:
+            self._back()
+            raise
+
+    def _back(self) -> None:
+        """Some layers may have taken what is new before the run failed."""
+        if self._state:
+            held = self._states.read()
+            self._states.set({past: array[:, :, : self._state].copy() for past, array in held.items()})
+        else:
+            self._states.set(self._start)
+
+    def _shortened(self, count: int) -> int:
+        held = self._states.read()
+        self._states.set({past: array[:, :, self._state - count :].copy() for past, array in held.items()})
+        return count
