@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.bundle import open_bundle
-from edgeattn.decoding import DecoderSession
+from edgeattn.decoding.session import DecoderSession, reach
 from edgeattn.loading import open_session, pick_flavours
 from edgeattn.manifest import PAST
 from edgeattn.runtimes import registry
@@ -59,7 +59,7 @@ class Ours(Decoder):
         engine, device = registry.parse_target(runtime)
         options = LoadOptions(device=device, threads=threads, spin=False)
         session = open_session(opened, pick_flavours(opened, engine, device), engine, options)
-        self._session = DecoderSession(session, opened.manifest.limits.get(PAST))
+        self._session = DecoderSession(session, opened.manifest.limits.get(PAST), reach(opened.manifest))
         self._past = [info for info in opened.manifest.inputs if info.name.startswith("past_key_values.")]
         self.about = session.effective.summary()
 
@@ -67,7 +67,7 @@ class Ours(Decoder):
         self._session.reset()
 
     def read(self, tokens: Ints) -> Floats:
-        return self._session.prefill(tokens[None])[0, -1]
+        return self._session.prefill(tokens[None], all_logits=False)[0, -1]
 
     def step(self, token: int) -> Floats:
         return self._session.decode([token])[0]

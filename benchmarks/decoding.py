@@ -34,7 +34,7 @@ PEERS: dict[str, Callable[[Path, int], Decoder]] = {
     "optimum-intel": OptimumIntel,
 }
 REFERENCE = "torch eager"
-LIMIT = "bare MatMuls (the limit)"
+LIMIT = "bare MatMuls on "
 OURS = "edgeattn on "
 CHUNK = 256
 """A past is read in pieces of this many tokens: nobody's memory of a whole long prompt's logits is measured here."""
@@ -53,11 +53,11 @@ def main() -> None:
     decoders = {name: maker() for name, maker in makers.items()}
     wrong = failed(decoders, arguments.vocabulary)
     right = {name: decoder for name, decoder in decoders.items() if name not in wrong}
-    limit = products_run(arguments.bundle, arguments.threads)
+    limits = {LIMIT + name: products_run(arguments.bundle, name, arguments.threads) for name in arguments.runtime}
     seconds = {f"prompt of {arguments.prompt}": prompts(right, arguments)}
     for past in arguments.past:
-        seconds[f"behind {past}"] = steps(right, past, arguments, limit)
-    rows = [_row(name, decoders.get(name), seconds, wrong.get(name, "")) for name in (*decoders, LIMIT)]
+        seconds[f"behind {past}"] = steps(right, past, arguments, limits)
+    rows = [_row(name, decoders.get(name), seconds, wrong.get(name, "")) for name in (*decoders, *limits)]
     for row in rows:
         if row["candidate"] in right:
             row["memory"] = alone(row["candidate"])
@@ -98,13 +98,13 @@ def prompts(decoders: Mapping[str, Decoder], arguments: argparse.Namespace) -> d
 
 
 def steps(
-    decoders: Mapping[str, Decoder], past: int, arguments: argparse.Namespace, limit: Callable[[], object]
+    decoders: Mapping[str, Decoder], past: int, arguments: argparse.Namespace, limits: Mapping[str, Callable[[], object]]
 ) -> dict[str, list[float]]:
     """Seconds of one token, its choice included, behind `past` others; and of the bare products."""
     for decoder in decoders.values():
         fill(decoder, _random(past, arguments.vocabulary), WARMUP + arguments.tokens)
-    times = interleave([*map(Greedy, decoders.values()), limit], arguments.tokens, WARMUP)
-    return dict(zip((*decoders, LIMIT), times, strict=True))
+    times = interleave([*map(Greedy, decoders.values()), *limits.values()], arguments.tokens, WARMUP)
+    return dict(zip((*decoders, *limits), times, strict=True))
 
 
 def fill(decoder: Decoder, tokens: Ints, more: int) -> None:
@@ -159,7 +159,7 @@ def _row(name: str, decoder: Decoder | None, seconds: Mapping[str, Mapping[str, 
 def _makers(arguments: argparse.Namespace) -> dict[str, Callable[[], Decoder]]:
     """Every candidate by name; made when it is called."""
     found: dict[str, Callable[[], Decoder]] = {}
-    for runtime in arguments.runtime or ("onnxruntime", "openvino"):
+    for runtime in arguments.runtime:
         found[OURS + runtime] = partial(Ours, arguments.bundle, runtime, arguments.threads)
     folders = peer_folders(arguments.peers, arguments.gguf, arguments.peers_python) if arguments.peers else {}
     for name, folder in folders.items():
@@ -192,6 +192,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write every number to this file")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    arguments.runtime = arguments.runtime or ["onnxruntime", "openvino"]
     arguments.past = arguments.past or [128, 1024, 4096]
     arguments.vocabulary = _vocabulary(arguments.bundle)
     return arguments

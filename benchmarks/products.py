@@ -16,8 +16,8 @@ from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import LoadOptions
 
 
-def products_run(bundle: str, threads: int) -> Callable[[], object]:
-    """Runs the products of the bundle's flavour for ONNX Runtime once, on ONNX Runtime. Exits where it has none."""
+def products_run(bundle: str, runtime: str, threads: int) -> Callable[[], object]:
+    """Runs the products of the bundle's flavour for ONNX Runtime once, on any runtime. Exits where it has none."""
     opened = open_bundle(bundle)
     flavour = opened.manifest.flavour("onnxruntime:cpu")
     if flavour is None:
@@ -28,7 +28,7 @@ def products_run(bundle: str, threads: int) -> Callable[[], object]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "products.onnx"
         ir.save(products, path, external_data="products.bin")
-        session = registry.get("onnxruntime").load(path, LoadOptions(threads=threads, spin=False))
+        session = registry.get(runtime).load(path, LoadOptions(threads=threads, spin=False))
     feeds = {info.name: np.ones((1, info.dims[1]), dtype=np.float32) for info in session.inputs}  # type: ignore[arg-type]
     return lambda: session.run(feeds)
 

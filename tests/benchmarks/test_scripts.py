@@ -45,6 +45,7 @@ def test_decoding_measures_ours_and_its_limit_in_the_same_rounds(small_bundle: P
     ours, limit = found["rows"]
     assert ours["candidate"] == "edgeattn on onnxruntime"
     assert ours["wrong"] == ""
+    assert limit["candidate"] == "bare MatMuls on onnxruntime"
     assert list(ours["cases"]) == ["prompt of 16", "behind 7", "behind 33"]
     assert list(limit["cases"]) == ["behind 7", "behind 33"]
     assert [case["runs"] for case in ours["cases"].values()] == [2, 5, 5]
