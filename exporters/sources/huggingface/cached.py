@@ -113,11 +113,16 @@ def _dimensions(model: Any) -> dict[str, Dimension]:
     limit = longest(model)
     found = (
         Dimension("batch", batch=True),
-        Dimension("sequence", limit=limit, tried=_CHUNKS),
-        Dimension(PAST, limit=limit, least=0, tried=_PASTS),
+        Dimension("sequence", limit=limit, tried=_together(_CHUNKS, limit)),
+        Dimension(PAST, limit=limit, least=0, tried=_together(_PASTS, limit)),
         Dimension(_KEPT, limit=limit, tried=_SHARES),
     )
     return {dimension.name: dimension for dimension in found}
+
+
+def _together(sizes: tuple[int, ...], limit: int | None) -> tuple[int, ...]:
+    """Sizes of which two fit into the model's positions."""
+    return sizes if limit is None else tuple(min(size, limit // 2) for size in sizes)
 
 
 def _sampler(module: CachedDecoder) -> Sampler:
@@ -153,11 +158,21 @@ def _sampler(module: CachedDecoder) -> Sampler:
 
 
 def _shapes(model: Any) -> dict[str, tuple[int, int, int]]:
-    """(K, 0, D) of each part of an empty cache."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return dict.fromkeys(past_names(_layers(model)), (heads, 0, size))
+    """(K, 0, D) of each part of an empty cache: as the model itself fills it, since configs name heads and sizes as they like.
+
+    Raises:
+        SourceError: a layer keeps something else than keys and values (a recurrence's state).
+    """
+    with torch.no_grad():
+        cache = model(torch.zeros(1, 2, dtype=torch.int64), use_cache=True).past_key_values
+    held = [getattr(layer, kind, None) for layer in getattr(cache, "layers", []) for kind in ("keys", "values")]
+    kept = [part for part in held if isinstance(part, torch.Tensor) and part.dim() == 4]
+    if len(kept) != len(held) or len(kept) != 2 * _layers(model):
+        raise SourceError(
+            f"the cache of {type(model).__name__} is not the keys and values of its {_layers(model)} layers, (B, K, P, D) each; "
+            "export it with --cache none"
+        )
+    return {name: (part.shape[1], 0, part.shape[3]) for name, part in zip(past_names(_layers(model)), kept, strict=True)}
 
 
 def _layers(model: Any) -> int:

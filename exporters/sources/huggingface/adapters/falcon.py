@@ -17,6 +17,7 @@ def _forward(
     hidden_states: torch.Tensor,
     alibi: torch.Tensor | None,
     attention_mask: torch.Tensor | None,
+    layer_past: Any = None,
     position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -29,6 +30,8 @@ def _forward(
         bias = alibi.view(hidden_states.shape[0], self.num_heads, 1, -1) * self.inv_norm_factor
     elif position_embeddings is not None:
         q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
+    if layer_past is not None:
+        k, v = layer_past.update(*_as_cached(layer_past, self.layer_idx, k, v), self.layer_idx)
     context = attend(self, q, k, v, attention_mask, scaling=self.inv_norm_factor, is_causal=True, position_bias=bias)[0]
     return self.dense(context.flatten(2)), None
 
@@ -40,6 +43,13 @@ def _heads(self: Any, fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, 
         return parts
     groups = fused.view(*fused.shape[:2], self.num_kv_heads, -1, self.head_dim)
     return groups[:, :, :, :-2].flatten(2, 3), groups[:, :, :, -2], groups[:, :, :, -1]
+
+
+def _as_cached(cache: Any, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """k, v (B, K, S, D) with the heads that the model's own cache has: it repeats shared ones."""
+    held = getattr(cache.layers[layer], "keys", None) if layer < len(cache.layers) else None
+    times = 1 if held is None else held.shape[1] // k.shape[1]
+    return k.repeat_interleave(times, dim=1), v.repeat_interleave(times, dim=1)
 
 
 def _alibi(attention_mask: torch.Tensor, num_heads: int, dtype: torch.dtype) -> torch.Tensor:

@@ -1,0 +1,110 @@
+"""Every family of decoders with its cache, token by token, on every runtime.
+
+The export holds each flavour to PyTorch's pass without a cache: whole, in chunks, token by token, beside a fork, with padding in
+front, beyond the windows (48 tokens against 5), and by 64 greedy tokens. Here transformers' own generation is asked besides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import edgeattn
+from edgeattn.bundle import Bundle, open_bundle
+from edgeattn.decoding import load_decoder
+from edgeattn.decoding.generating import generate
+from edgeattn.parity import compare_arrays
+from tests.edgeattn.decoding.small import RUNTIMES
+from tests.exporters.families.building import build
+from tests.exporters.families.test_decoders import FAMILIES
+
+SHARED = "contrib-gqa-cache"
+LOWERINGS = {
+    "Llama": {SHARED},
+    "GPT-2": {SHARED},
+    "GPT-NeoX": {SHARED},
+    "Qwen2": {SHARED},
+    "Qwen3": {SHARED},
+    "Gemma 3": {SHARED},
+    "GPT-OSS": {SHARED},
+    "Phi": {SHARED},
+    "Falcon": {SHARED},
+    "Falcon, grouped": {SHARED},
+    "Falcon, ALiBi": {"attention-23"},  # its positions are read off the length of the past
+    "BLOOM": {SHARED},
+}
+"""The forms that each family gets on ONNX Runtime."""
+QUICK = {"Qwen3"}
+LENGTH = 96
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A family in PyTorch, and its bundle."""
+
+    model: Any
+    bundle: Bundle
+
+
+def _longer(config: dict[str, Any]) -> dict[str, Any]:
+    return {**config, **{name: LENGTH for name in ("max_position_embeddings", "n_positions") if config.get(name) == 40}}
+
+
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in LOWERINGS])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder: Path = tmp_path_factory.mktemp("family")
+    family = FAMILIES[request.param]
+    source = build(replace(family, config=_longer(dict(family.config))), folder / "model")
+    edgeattn.export(str(source), output=folder / "out", runtimes=[f"{name}:cpu" for name in RUNTIMES], cache=True)
+    bundle = open_bundle(folder / "out")
+    flavour = bundle.manifest.flavour("onnxruntime:cpu")
+    assert flavour is not None
+    assert set(flavour.lowerings.values()) == LOWERINGS[request.param], flavour.reasons
+    cls = getattr(transformers, family.architecture)
+    return Exported(cls.from_pretrained(source).eval(), bundle)
+
+
+def _agree(got: Any, expected: Any) -> None:
+    result = compare_arrays("logits", np.asarray(got), np.asarray(expected), "decoder")
+    assert result.passed, result.reason
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_check_passes(exported: Exported, runtime: str) -> None:
+    report = edgeattn.check(exported.bundle, runtimes=[f"{runtime}:cpu"])
+    assert report.passed, report.to_dict()
+    assert sum(case.name.startswith("text ") for case in report.targets[0].cases) == 5
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_greedy_tokens_are_those_of_transformers(exported: Exported, runtime: str) -> None:
+    prompt = torch.tensor([[7, 11, 5, 23, 9]])
+    with torch.inference_mode():
+        settings = {"max_new_tokens": 64, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        expected = exported.model.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
+    with load_decoder(exported.bundle, runtime) as session:
+        tokens = [int(token[0]) for token in generate(session, prompt.numpy(), max_new_tokens=64)]
+    assert tokens == expected[0, 5:].tolist()
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_padded_rows_are_each_row_alone(exported: Exported, runtime: str) -> None:
+    rows = [torch.randint(3, 50, (1, length), generator=torch.Generator().manual_seed(length)) for length in (23, 9, 16)]
+    tokens, mask = np.zeros((3, 23), dtype=np.int64), np.zeros((3, 23), dtype=np.int64)
+    for i, row in enumerate(rows):
+        tokens[i, 23 - row.shape[1] :], mask[i, 23 - row.shape[1] :] = row[0], 1
+    with load_decoder(exported.bundle, runtime) as session:
+        first = session.prefill(tokens[:, :15], mask[:, :15])
+        logits = np.concatenate([first, session.prefill(tokens[:, 15:], mask[:, 15:])], axis=1)
+        more = session.decode([4, 8, 15])
+    for i, row in enumerate(rows):
+        with torch.inference_mode():
+            whole = exported.model(torch.cat([row, torch.tensor([[(4, 8, 15)[i]]])], dim=1), use_cache=False).logits
+        _agree(logits[i, 23 - row.shape[1] :], whole[0, :-1])
+        _agree(more[i], whole[0, -1])
