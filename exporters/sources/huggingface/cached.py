@@ -164,7 +164,7 @@ def _shapes(model: Any) -> dict[str, tuple[int, int, int]]:
         SourceError: a layer keeps something else than keys and values (a recurrence's state).
     """
     with torch.no_grad():
-        cache = model(torch.zeros(1, 2, dtype=torch.int64), use_cache=True).past_key_values
+        cache = getattr(model(torch.zeros(1, 2, dtype=torch.int64), use_cache=True), "past_key_values", None)
     held = [getattr(layer, kind, None) for layer in getattr(cache, "layers", []) for kind in ("keys", "values")]
     kept = [part for part in held if isinstance(part, torch.Tensor) and part.dim() == 4]
     if len(kept) != len(held) or len(kept) != 2 * _layers(model):
