@@ -213,16 +213,17 @@ def test_a_size_that_follows_from_others(tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.LlamaConfig(vocab_size=40, max_position_embeddings=64, **sizes)
     transformers.LlamaForCausalLM(config).eval().save_pretrained(tmp_path / "model")
-    step = {"batch": 1, "sequence": 1, "past": 31}
+    step = {"batch": 1, "sequence": 1, "past": 31, "kept": 1}
     report = export(str(tmp_path / "model"), output=tmp_path / "out", cache=True, static_shapes=[step])
     assert report.passed
     assert [row.flavour.sizes for row in report.flavours] == [step] * 3
     with edgeattn.load(tmp_path / "out") as session:
-        lengths = {"batch": 1, "sequence": 1, "past": 31}
+        lengths = dict(step)
         shapes = {
             info.name: [lengths.get(dim, 32) if isinstance(dim, str) else dim for dim in info.dims] for info in session.inputs
         }
         feeds = {info.name: np.ones(shapes[info.name], info.dtype) for info in session.inputs}
+        feeds["logits_to_keep"][:] = 0
         assert feeds["attention_mask"].shape == (1, 32)
         assert session.run(feeds)["logits"].shape == (1, 1, 40)
     found = estimate(str(tmp_path / "model"), sizes={"batch": 1, "sequence": 32}, precisions=["fp32"])

@@ -119,6 +119,7 @@ def test_present_is_read_back(small: Small) -> None:
                 "input_ids": rng.integers(0, 50, (batch, new)),
                 "attention_mask": np.ones((batch, past + new), dtype=np.int64),
                 "position_ids": np.tile(np.arange(past, past + new), (batch, 1)),
+                "logits_to_keep": np.arange(new),
             }
             feeds |= {name: rng.standard_normal((batch, 2, past, 8)).astype(np.float32) for name in note.variables}
             got, expected = ours.session.run(feeds), other.session.run(feeds)
@@ -137,12 +138,17 @@ def test_a_chain_can_forget_its_first_positions(session: DecoderSession, small: 
     held = chain._states.read()
     for name, array in _chain(whole)._states.read().items():
         np.testing.assert_array_equal(held[name], array[:, :, 13:])
-    feeds = {"input_ids": tokens[:, 20:], "position_ids": np.full((2, 1), 20)}
+    feeds = {"input_ids": tokens[:, 20:], "position_ids": np.full((2, 1), 20), "logits_to_keep": np.arange(1)}
     got = chain.step({**feeds, "attention_mask": np.ones((2, 8), dtype=np.int64)})["logits"]
     np.testing.assert_allclose(got[:, 0], whole.decode(tokens[:, 20]), rtol=0, atol=2e-4)
     chain.keep_last(0)
     again = chain.step(
-        {"input_ids": tokens[:, :3], "position_ids": np.tile(np.arange(3), (2, 1)), "attention_mask": np.ones((2, 3), np.int64)}
+        {
+            "input_ids": tokens[:, :3],
+            "position_ids": np.tile(np.arange(3), (2, 1)),
+            "attention_mask": np.ones((2, 3), np.int64),
+            "logits_to_keep": np.arange(3),
+        }
     )
     np.testing.assert_allclose(again["logits"], small.logits(torch.tensor(tokens[:, :3])), rtol=0, atol=2e-4)
 
@@ -155,6 +161,7 @@ def test_a_failed_step_leaves_the_cache(session: DecoderSession, small: Small) -
     wrong = {
         "input_ids": np.ones((1, 1), np.int64),
         "position_ids": np.full((1, 1), 10),
+        "logits_to_keep": np.arange(1),
         "attention_mask": np.ones((1, 5), np.int64),
     }
     with pytest.raises(RuntimeRunError):
