@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from edgeattn.bundle import Bundle
 from edgeattn.errors import BundleError
 from edgeattn.manifest import GoldenCase, OutputInfo, TensorInfo
-from edgeattn.parity import Comparison, Mask, compare_outputs, spread, valid_positions
+from edgeattn.padding import valid_positions
+from edgeattn.parity import Comparison, Mask, compare_outputs, spread
 from edgeattn.tensors import read_tensors, write_tensors
 
 Array = NDArray[Any]
@@ -84,11 +85,10 @@ def compare_case(
     golden: Golden, got: Mapping[str, Array], outputs: Sequence[OutputInfo], padding: TensorInfo | None = None
 ) -> tuple[Comparison, ...]:
     """Compare a runtime's whole outputs with a case; `padding` is the input that marks real positions, if there is one."""
-    mask = golden.inputs.get(padding.name) if padding else None
     sampled: dict[str, Array] = dict(got)
     valid: dict[str, Mask | None] = {}
     for info in outputs:
-        valid[info.name] = valid_positions(info, padding, mask)
+        valid[info.name] = valid_positions(info, padding, golden.inputs)
         if info.name in golden.strides and info.name in got:
             _sample(golden, info.name, sampled, valid)
     return compare_outputs(sampled, golden.outputs, outputs, valid)

@@ -26,6 +26,8 @@ _T = TypeVar("_T")
 
 SHARED, STATEFUL = "shared", "stateful"
 """How a decoder's file may keep its cache, see `Flavour.cache`."""
+TOKENS, KEEP, LOGITS = "input_ids", "logits_to_keep", "logits"
+"""A decoder's new tokens (B, S), those of them whose logits come out (N,), and these (B, N, V)."""
 PAST = "past"
 """The dimension of a cache that counts the positions in it: the one dimension that may be 0."""
 ENCODER, ENCODER_MASK = "encoder", "encoder_attention_mask"

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeattn.manifest import OutputInfo, ParityResult, TensorInfo
+from edgeattn.manifest import OutputInfo, ParityResult
 from edgeattn.tolerance import OutputClass, Tolerance, tolerance
 
 Array = NDArray[Any]
@@ -80,19 +80,6 @@ def compare_outputs(
     """Compare every output of `outputs` by name; one that either side lacks has failed."""
     valid = valid or {}
     return tuple(_compare_named(info, got, expected, valid.get(info.name)) for info in outputs)
-
-
-def valid_positions(output: OutputInfo, padding: TensorInfo | None, mask: Array | None) -> Mask | None:
-    """Which positions of `output` are real, shape (B, S), or None where padding does not concern it.
-
-    An output is concerned when its leading dims are those of the padding input (batch, sequence), the last of them by
-    a symbol: a fixed size alone could be any axis.
-    """
-    if padding is None or mask is None or not padding.dims or not isinstance(padding.dims[-1], str):
-        return None
-    if output.dims[: len(padding.dims)] != padding.dims:
-        return None
-    return np.asarray(mask).astype(bool)
 
 
 def spread(valid: Array, shape: tuple[int, ...]) -> Mask:

@@ -319,6 +319,11 @@ def always_sees(pattern: Pattern, square: bool) -> bool:
     return not isinstance(pattern, Dilated)
 
 
+def sees_itself(pattern: Pattern) -> bool:
+    """Whether the last query sees the last key, the one before it the key before that, and so on, at every S <= T."""
+    return isinstance(pattern, Causal | SlidingWindow) and pattern.alignment == "lower_right"
+
+
 def to_dict(pattern: Pattern) -> dict[str, Any]:
     """A JSON-ready dict; `from_dict` reads it back."""
     return {"type": _NAMES[type(pattern)], **dataclasses.asdict(pattern)}

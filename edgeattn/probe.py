@@ -62,6 +62,8 @@ class _Case:
     label: str
     feeds: dict[str, Array]
     expected: dict[str, Array]
+    empty: NDArray[np.bool_] | None = None
+    """(B, H, S): queries that see no key, where that can be told to be padding."""
 
 
 def run_probe(
@@ -85,7 +87,7 @@ def run_probe(
     chosen = sizes if sizes is not None else sizes_for(spec, square, cached)
     try:
         with engine.load(model_path, LoadOptions(device=device, spin=False)) as session:
-            return _sweep(session, spec, chosen)
+            return _sweep(session, spec, chosen, unread=cached and spec.empty_is_padding)
     except RuntimeMissingError:
         raise
     except EdgeAttnError as error:
@@ -116,15 +118,17 @@ def environment(runtime: Runtime | str, device: str) -> dict[str, str]:
 @lru_cache(maxsize=64)
 def _cases(spec: AttentionSpec, size: Size, inputs: tuple[TensorInfo, ...]) -> tuple[_Case, ...]:
     """Feeds and truth for one size; kept, since an export asks for the same ones for every lowering and runtime."""
-    return tuple(_Case(label, feeds, _truth(spec, feeds)) for label, feeds in _all_feeds(spec, size, inputs))
+    return tuple(_case(label, spec, feeds) for label, feeds in _all_feeds(spec, size, inputs))
 
 
-def _truth(spec: AttentionSpec, feeds: dict[str, Array]) -> dict[str, Array]:
+def _case(label: str, spec: AttentionSpec, feeds: dict[str, Array]) -> _Case:
     truth = {"out": softmax_attention(**feeds, spec=spec).astype(np.float32)}
+    if not (spec.lse or spec.empty_is_padding):
+        return _Case(label, feeds, truth)
+    scores = visible_scores(**{name: array for name, array in feeds.items() if name not in ("v", "sink")}, spec=spec)
     if spec.lse:
-        scored = {name: array for name, array in feeds.items() if name != "v"}
-        truth["lse"] = log_sum_exp(visible_scores(**scored, spec=spec)).astype(np.float32)
-    return truth
+        truth["lse"] = log_sum_exp(scores).astype(np.float32)
+    return _Case(label, feeds, truth, np.asarray(np.isneginf(scores).all(axis=-1)))
 
 
 def _all_feeds(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo]) -> Iterator[tuple[str, dict[str, Array]]]:
@@ -139,14 +143,18 @@ def _all_feeds(spec: AttentionSpec, size: Size, inputs: Sequence[TensorInfo]) ->
         yield "earlier keys far above later ones", _ramp(spec, size, inputs, rising=False)
 
 
-def _sweep(session: Session, spec: AttentionSpec, sizes: Sequence[Size]) -> ProbeResult:
+def _sweep(session: Session, spec: AttentionSpec, sizes: Sequence[Size], unread: bool) -> ProbeResult:
+    """`unread`: of queries that see no key nothing is asked but a finite number."""
     highest = 0.0
     free = tuple(info for info in session.inputs if info.name not in ("q", "k", "v") and PAST not in info.dims[2:3])
     for size in sizes:
         for case in _cases(spec, size, free):
             got = session.run(_behind(session, case.feeds))
             for name, expected in case.expected.items():
-                result = compare_arrays(name, got[name], expected, "attention")
+                kept = got[name]
+                if unread and case.empty is not None:
+                    kept = np.where(case.empty[..., None] & np.isfinite(kept), expected, kept)
+                result = compare_arrays(name, kept, expected, "attention")
                 if not result.passed:
                     where = f"{case.label}, batch {size[0]}, {size[1]} queries, {size[2]} keys"
                     what = "" if name == "out" else f" of {name}"

@@ -178,6 +178,11 @@ class SoftmaxAttention:
         """A softmax of dot products and nothing else, which is what fused operators compute (masks and patterns aside)."""
         return self.score == "dot" and isinstance(self.normalizer, Softmax) and not self.sink and not self.lse
 
+    @property
+    def empty_is_padding(self) -> bool:
+        """Behind a cache, where every query has a key of its own: a query that sees no key must be padding itself."""
+        return self.mask == "key_padding" and not self.bias and patterns.sees_itself(self.pattern)
+
     def summary(self) -> str:
         """One line for tables: `12 heads x 32, key_padding mask`."""
         heads = (

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from edgeattn.decoding.evidence import GREEDY, MARGIN, PROMPT, summary
-from edgeattn.decoding.session import MASK, TOKENS
+from edgeattn.decoding.session import MASK
 from edgeattn.golden import Golden
+from edgeattn.manifest import TOKENS
 
 WholePass = Callable[[torch.Tensor], torch.Tensor]
 """Tokens (1, S) -> logits (1, S, V), without a cache."""

@@ -13,7 +13,8 @@ from edgeattn.errors import RuntimeRunError
 from edgeattn.exporters.reference_run import ReferenceCase
 from edgeattn.golden import Golden
 from edgeattn.manifest import OutputInfo, ParityResult, TensorInfo
-from edgeattn.parity import Comparison, compare_outputs, valid_positions, worst
+from edgeattn.padding import valid_positions
+from edgeattn.parity import Comparison, compare_outputs, worst
 from edgeattn.runtimes.base import LoadOptions, Runtime
 
 GOLDEN_BYTES = 16 << 20
@@ -48,8 +49,8 @@ def run_gate(
             for case in cases:
                 progress(f"{runtime.name}:{device} {case.name}")
                 got = cut(session.run(case.inputs), outputs, case.sizes)
-                mask = cut(case.inputs, [padding], case.sizes)[padding.name] if padding else None
-                valid = {info.name: valid_positions(info, padding, mask) for info in outputs}
+                feeds = cut(case.inputs, [padding] if padding else [], case.sizes)
+                valid = {info.name: valid_positions(info, padding, feeds) for info in outputs}
                 results.append(compare_outputs(got, case.outputs, outputs, valid))
     except RuntimeRunError as error:
         return Verdict(ParityResult(False, len(results), {}, {}), str(error))

@@ -13,7 +13,8 @@ from edgeattn.errors import UsageError
 from edgeattn.exporters.reference_run import Arrays, ReferenceCase, case_name, check_repeatable, run_case
 from edgeattn.exporters.sources.base import Dimension, Source
 from edgeattn.manifest import OutputInfo, TensorInfo, describe_sizes
-from edgeattn.parity import compare_outputs, passed, valid_positions
+from edgeattn.padding import valid_positions
+from edgeattn.parity import compare_outputs, passed
 
 Shapes = Sequence[Mapping[str, int]]
 _DRAWS = 3
@@ -185,6 +186,6 @@ def _changed_by_padding(
     grown = pad(case.inputs, inputs, bucket, padding)
     larger = run_case(source, "", bucket, {name: torch.from_numpy(np.copy(array)) for name, array in grown.items()})
     got: Arrays = cut(larger.outputs, outputs, case.sizes)
-    valid = {info.name: valid_positions(info, padding, case.inputs[padding.name]) for info in outputs}
+    valid = {info.name: valid_positions(info, padding, case.inputs) for info in outputs}
     compared = compare_outputs(got, case.outputs, outputs, valid)
     return "" if passed([compared]) else next(row.output for row in compared if not row.passed)

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle
-from edgeattn.decoding.session import MASK, TOKENS, DecoderSession
+from edgeattn.decoding.session import MASK, DecoderSession
 from edgeattn.errors import BundleError
 from edgeattn.golden import Golden, read_case
+from edgeattn.manifest import TOKENS
 from edgeattn.parity import Comparison, compare_arrays
 from edgeattn.tolerance import tolerance
 

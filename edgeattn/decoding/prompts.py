@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle
 from edgeattn.decoding.encoder_decoder import EncoderDecoderSession, begin_tokens, load_encoder_decoder
-from edgeattn.decoding.session import TOKENS, DecoderSession, load_decoder
+from edgeattn.decoding.session import DecoderSession, load_decoder
 from edgeattn.decoding.tokens import Ints, Tokens
 from edgeattn.errors import UsageError
-from edgeattn.manifest import ENCODER
+from edgeattn.manifest import ENCODER, TOKENS
 from edgeattn.preprocess import feeds
 
 

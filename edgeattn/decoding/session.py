@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from edgeattn.bundle import Bundle, opening
 from edgeattn.errors import FeedError, UsageError
 from edgeattn.loading import BundlePath, load
-from edgeattn.manifest import ENCODER, PAST, Manifest, TensorInfo, past_names, present_names
+from edgeattn.manifest import ENCODER, KEEP, LOGITS, PAST, TOKENS, Manifest, TensorInfo, past_names, present_names
 from edgeattn.runtimes.base import Session
 from edgeattn.runtimes.carrying import Carried
 from edgeattn.spec import SlidingWindow
@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 
 SLACK = 256
 """Positions that a cache may hold beyond a window before they are dropped together."""
-TOKENS, MASK, POSITIONS, KEEP, LOGITS = "input_ids", "attention_mask", "position_ids", "logits_to_keep", "logits"
+MASK, POSITIONS = "attention_mask", "position_ids"
 
 
 def load_decoder(

@@ -31,6 +31,12 @@ class Core:
     size: tuple[int, int, int] | None = None
     cached: bool = False
 
+    @property
+    def guarded(self) -> bool:
+        """Whether a query that sees no key gives zeros. Behind a cache it may be padding, for which nothing is promised but
+        a finite number."""
+        return not (self.cached and self.spec.empty_is_padding)
+
 
 @dataclass(frozen=True, slots=True)
 class Operands:

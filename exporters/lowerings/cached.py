@@ -10,7 +10,7 @@ import onnx_ir as ir
 from edgeattn.exporters.graph import Builder
 from edgeattn.exporters.lowerings.base import Core, Lowering, Operands, beyond_sinks
 from edgeattn.exporters.lowerings.contrib import DOMAIN
-from edgeattn.exporters.lowerings.rows import to_guarded_heads, to_rows
+from edgeattn.exporters.lowerings.rows import to_guarded_heads, to_heads, to_rows
 from edgeattn.exporters.lowerings.visibility import visibility
 from edgeattn.spec import AttentionSpec, Causal, SlidingWindow
 
@@ -63,7 +63,8 @@ class CachedGroupQueryAttention(Lowering):
         if spec.softcap is not None:
             attributes["softcap"] = spec.softcap
         rows, *present = b.ops("GroupQueryAttention", *inputs, outputs=3, domain=DOMAIN, **attributes)
-        return to_guarded_heads(b, rows, shown, spec, x), *present
+        context = to_guarded_heads(b, rows, shown, spec, x) if core.guarded else to_heads(b, rows, spec, x.q)
+        return context, *present
 
     def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:
         return batch * spec.q_heads * queries * keys

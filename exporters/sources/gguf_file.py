@@ -19,7 +19,8 @@ from edgeattn.exporters.sources.base import PADDING_INPUT, Source
 from edgeattn.exporters.sources.huggingface.cached import cached_source
 from edgeattn.exporters.sources.huggingface.chat import Chat
 from edgeattn.exporters.sources.huggingface.folder import whole_source
-from edgeattn.exporters.sources.huggingface.inputs.text import NAMES, TOKENS, longest, text
+from edgeattn.exporters.sources.huggingface.inputs.text import NAMES, longest, text
+from edgeattn.manifest import TOKENS
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 """GGUF's name -> transformers' class."""

@@ -37,7 +37,8 @@ class StatefulAttention(Lowering):
         # the fused attention takes no scale without a mask
         mask = replace(shown, additive=shown.additive or b.number(0)).full(b, x)
         sizes = {"q_heads": spec.q_heads, "kv_heads": spec.kv_heads, "k_size": spec.head_dim, "v_size": spec.value_head_dim}
-        return shown.guard(b, b.op(MARK, x.q, x.k, x.v, mask, domain=DOMAIN, scale=float(spec.scale), **sizes))
+        context = b.op(MARK, x.q, x.k, x.v, mask, domain=DOMAIN, scale=float(spec.scale), **sizes)
+        return shown.guard(b, context) if core.guarded else context
 
     def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:
         return batch * queries * keys

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeattn.errors import UsageError
-from edgeattn.manifest import OutputInfo, TensorInfo
-from edgeattn.parity import MAX_DB, compare_arrays, compare_outputs, passed, valid_positions, worst
+from edgeattn.manifest import OutputInfo
+from edgeattn.parity import MAX_DB, compare_arrays, compare_outputs, passed, worst
 from edgeattn.tolerance import tolerance
 
 Array = NDArray[Any]
@@ -164,32 +164,3 @@ def test_worst_keeps_the_worst_of_each_output(reference: Array) -> None:
     assert result.cases == 3
     assert result.max_abs_error == {"y": bad.max_abs}
     assert result.sqnr_db == {"y": bad.sqnr_db}
-
-
-PADDING = TensorInfo("mask", "int64", ("batch", "sequence"))
-
-
-@pytest.mark.parametrize(
-    ("dims", "concerned"),
-    [
-        (("batch", "sequence", 4), True),
-        (("batch", "sequence"), True),
-        (("batch", 4), False),
-        (("batch", 2, "sequence"), False),
-        (("sequence", "batch"), False),
-    ],
-)
-def test_padding_concerns_outputs_that_carry_its_axes(dims: tuple[int | str, ...], concerned: bool) -> None:
-    mask = np.array([[1, 1, 0]])
-    valid = valid_positions(OutputInfo("y", "float32", dims), PADDING, mask)
-    assert (valid is not None) == concerned
-    if valid is not None:
-        assert valid.tolist() == [[True, True, False]]
-
-
-def test_no_padding_input_leaves_nothing_out() -> None:
-    output = OutputInfo("y", "float32", ("batch", "sequence", 4))
-    assert valid_positions(output, None, None) is None
-    assert valid_positions(output, PADDING, None) is None
-    fixed = TensorInfo("mask", "int64", (1, 16))
-    assert valid_positions(OutputInfo("y", "float32", (1, 16)), fixed, np.zeros((1, 16))) is None

@@ -21,11 +21,10 @@ from edgeattn.exporters.sources.huggingface.attention import exporting
 from edgeattn.exporters.sources.huggingface.cache_layers import filled, taken_apart
 from edgeattn.exporters.sources.huggingface.chat import Chat, generation_settings
 from edgeattn.exporters.sources.huggingface.inputs.base import Part
-from edgeattn.exporters.sources.huggingface.inputs.text import TOKENS, longest
-from edgeattn.manifest import PAST, past_names, present_names
+from edgeattn.exporters.sources.huggingface.inputs.text import longest
+from edgeattn.manifest import KEEP, LOGITS, PAST, TOKENS, past_names, present_names
 
 POSITIONS = "position_ids"
-KEEP = "logits_to_keep"
 _KEPT = "kept"
 TOTAL = "total"
 _CHUNKS = (1, 7, 128, 33, 2)
@@ -33,7 +32,6 @@ _PASTS = (0, 5, 1, 130, 31)
 """Sizes that parity is proven at: the empty cache, one token, more than the example has."""
 _SHARES = (1, 7, 3, 33, 2)
 """Numbers of positions whose logits are kept."""
-_LOGITS = "logits"
 
 
 class CachedDecoder(torch.nn.Module):
@@ -67,7 +65,7 @@ class CachedDecoder(torch.nn.Module):
             **({KEEP: logits_to_keep} if self.selects else {}),
         )
         logits = result.logits if self.selects else result.logits[:, logits_to_keep]
-        return {_LOGITS: logits, **dict(zip(present_names(self.layers), taken_apart(cache), strict=True))}
+        return {LOGITS: logits, **dict(zip(present_names(self.layers), taken_apart(cache), strict=True))}
 
 
 def cached_source(model: Any, name: str, kind: str, part: Part, provenance: dict[str, str], chat: Chat) -> Source:
@@ -87,7 +85,7 @@ def cached_source(model: Any, name: str, kind: str, part: Part, provenance: dict
         inputs=draw({"batch": 2, "sequence": 4, PAST: 5, _KEPT: 3}, torch.Generator().manual_seed(0)),
         dynamic=_dynamic(model),
         dimensions=_dimensions(model),
-        output_classes=dict.fromkeys([_LOGITS, *present_names(module.layers)], "decoder"),
+        output_classes=dict.fromkeys([LOGITS, *present_names(module.layers)], "decoder"),
         exporting=lambda: exporting(model),
         sampler=draw,
         whole_pass=lambda tokens: model(tokens, use_cache=False).logits,

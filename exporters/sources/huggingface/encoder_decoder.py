@@ -27,14 +27,13 @@ from edgeattn.exporters.sources.huggingface.cache_layers import filled, taken_ap
 from edgeattn.exporters.sources.huggingface.inputs import decoder
 from edgeattn.exporters.sources.huggingface.inputs.base import Part
 from edgeattn.exporters.sources.huggingface.inputs.settings import gathered
-from edgeattn.manifest import ENCODER, ENCODER_MASK, PAST, past_names, present_names
+from edgeattn.manifest import ENCODER, ENCODER_MASK, LOGITS, PAST, past_names, present_names
 
 Tensors = dict[str, torch.Tensor]
 
 _CHUNKS = (1, 7, 128, 33, 2)
 _PASTS = (31, 130, 0, 1, 5)
 """Sizes that parity is proven at, in the pairs that the grid makes of them: 7 tokens behind nothing, 1 behind 130, 128 behind 1, ..."""
-_LOGITS = "logits"
 _TIED = ("encoder_outputs", "past_key_values")
 """What a forward pass must take so that its halves can run apart."""
 
@@ -91,7 +90,7 @@ class Decoder(torch.nn.Module):
             use_cache=True,
             **({} if encoder_attention_mask is None else {PADDING_INPUT: encoder_attention_mask}),
         )
-        return {_LOGITS: result.logits, **dict(zip(present_names(self.layers, "decoder"), taken_apart(own), strict=True))}
+        return {LOGITS: result.logits, **dict(zip(present_names(self.layers, "decoder"), taken_apart(own), strict=True))}
 
 
 def encoder_decoder_source(model: Any, encoder: Source, fed: Part, tokenizer: dict[str, Any]) -> Source:
@@ -121,7 +120,7 @@ def encoder_decoder_source(model: Any, encoder: Source, fed: Part, tokenizer: di
         inputs=draw({**_example(encoder), decoder.LENGTH: 4, PAST: 5}, torch.Generator().manual_seed(0)),
         dynamic=_dynamic(encoder, shapes.layers, masked),
         dimensions={**encoder.dimensions, "batch": _batch(encoder), decoder.LENGTH: _length(limit), PAST: _past(limit)},
-        output_classes=dict.fromkeys([_LOGITS, *present_names(shapes.layers, "decoder")], "decoder"),
+        output_classes=dict.fromkeys([LOGITS, *present_names(shapes.layers, "decoder")], "decoder"),
         sampler=draw,
         tokenizer=tokenizer,
         preprocessing=gathered([fed]),

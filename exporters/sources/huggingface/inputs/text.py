@@ -12,8 +12,8 @@ from edgeattn.errors import SourceError
 from edgeattn.exporters.sources.base import PADDING_INPUT, Dimension, padded_mask
 from edgeattn.exporters.sources.huggingface.inputs.base import Draw, Feed, Part
 from edgeattn.exporters.sources.huggingface.pooling import read_json
+from edgeattn.manifest import TOKENS
 
-TOKENS = "input_ids"
 NAMES = (TOKENS, PADDING_INPUT, "token_type_ids")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _ENCODED = {TOKENS: "ids", PADDING_INPUT: "attention_mask", "token_type_ids": "type_ids"}
