@@ -26,6 +26,8 @@ _T = TypeVar("_T")
 
 SHARED, STATEFUL = "shared", "stateful"
 """How a decoder's file may keep its cache, see `Flavour.cache`."""
+FP32 = "fp32"
+"""The precision of a flavour whose numbers are as the model has them."""
 TOKENS, KEEP, LOGITS = "input_ids", "logits_to_keep", "logits"
 """A decoder's new tokens (B, S), those of them whose logits come out (N,), and these (B, N, V)."""
 PAST = "past"

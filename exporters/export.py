@@ -16,16 +16,19 @@ import torch
 from edgeattn.bundle import check_output, weights_name, writing
 from edgeattn.errors import GateError, UsageError
 from edgeattn.exporters.capture import capture
-from edgeattn.exporters.job import PRECISION, Job, Progress
+from edgeattn.exporters.flavours import FlavourWriter, Progress
+from edgeattn.exporters.job import Job
 from edgeattn.exporters.lowerings.registry import get
 from edgeattn.exporters.probing import Prover
 from edgeattn.exporters.reference_run import run_reference
 from edgeattn.exporters.report import ExportReport
+from edgeattn.exporters.signature import Signature
 from edgeattn.exporters.sources.base import Source
 from edgeattn.exporters.sources.module import DynamicAxes, from_module
 from edgeattn.exporters.sources.resolve import resolve
 from edgeattn.exporters.static_shapes import Bucket, Shapes, check_shapes, exact_cases
 from edgeattn.exporters.weights import store_weights
+from edgeattn.manifest import FP32
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import Runtime
 
@@ -83,11 +86,12 @@ def export(
             )
         captured = [_captured(each, static_shapes, say) for each in (*source.parts.values(), source)]
         work = stack.enter_context(writing(out, force))
-        store_weights([model for model, _ in captured], work, weights_name(PRECISION))
+        store_weights([model for model, _ in captured], work, weights_name(FP32))
         prover = Prover(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         parts: dict[str, ExportReport] = {}
         for (part, each), (canonical, buckets) in zip([*source.parts.items(), ("", source)], captured, strict=True):
-            rows, manifest = Job(each, canonical, buckets, targets, lowering, work, prover, say, part).write()
+            writer = FlavourWriter(Signature.of(each, canonical), targets, lowering, work, prover, say, part)
+            rows, manifest = Job(each, canonical, buckets, writer).write()
             report = ExportReport(
                 source=source.name,
                 output=out,
