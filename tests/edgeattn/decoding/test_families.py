@@ -37,7 +37,7 @@ LOWERINGS = {
     "Phi": {SHARED},
     "Falcon": {SHARED},
     "Falcon, grouped": {SHARED},
-    "Falcon, ALiBi": {"attention-23"},  # its positions are read off the length of the past
+    "Falcon, ALiBi": {SHARED},
     "BLOOM": {SHARED},
 }
 """The forms that each family gets on ONNX Runtime."""
