@@ -32,6 +32,7 @@ LOWERINGS = {
     "Llama": {SHARED},
     "GPT-2": {SHARED},
     "GPT-NeoX": {SHARED},
+    "Mistral": {SHARED},
     "Qwen2": {SHARED},
     "Qwen3": {SHARED},
     "Gemma 3": {SHARED},
