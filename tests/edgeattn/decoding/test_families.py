@@ -35,6 +35,7 @@ LOWERINGS = {
     "Mistral": {SHARED},
     "Qwen2": {SHARED},
     "Qwen3": {SHARED},
+    "Gemma 2": {SHARED},
     "Gemma 3": {SHARED},
     "GPT-OSS": {SHARED},
     "Phi": {SHARED},
