@@ -104,14 +104,22 @@ def _tokens(session: DecoderSession, tokens: Ints, mask: Ints) -> Array:
 
 
 def _forked(session: DecoderSession, tokens: Ints, mask: Ints) -> Array:
-    """The fork goes on with other tokens, step by step with the session that is compared."""
-    cut = _cuts(mask)[2]
-    parts = [session.prefill(tokens[:, :cut], mask[:, :cut])]
-    fork = session.fork()
-    for i in range(cut, tokens.shape[1]):
-        fork.decode(tokens[:, tokens.shape[1] - 1 - (i - cut)])
-        parts.append(session.decode(tokens[:, i])[:, None])
+    """Half of the way beside a fork that is given other tokens; then a fork is read, and the session is given others."""
+    start = _padding(mask) + 1
+    middle = (start + tokens.shape[1]) // 2
+    parts = [session.prefill(tokens[:, :start], mask[:, :start])]
+    parts += _beside(session.fork(), session, tokens, range(start, middle))
+    parts += _beside(session, session.fork(), tokens, range(middle, tokens.shape[1]))
     return np.concatenate(parts, axis=1)
+
+
+def _beside(other: DecoderSession, reader: DecoderSession, tokens: Ints, places: range) -> list[Array]:
+    """The logits of `reader`, token by token. `other` writes behind it, so that what the two share is wrong from then on."""
+    parts = []
+    for i in places:
+        parts.append(reader.decode(tokens[:, i])[:, None])
+        other.decode(tokens[:, i - 1])
+    return parts
 
 
 _WAYS: dict[str, Callable[[DecoderSession, Ints, Ints], Array]] = {

@@ -125,7 +125,8 @@ def _together(sizes: tuple[int, ...], limit: int | None) -> tuple[int, ...]:
 
 def _sampler(module: CachedDecoder) -> Sampler:
     """Random tokens behind the cache of other random tokens, as the model itself fills it; in every second row some of the
-    cache, or the end of the tokens, is padding."""
+    cache, or without one the last token, is padding. So no token is without a key that it sees, however small a window: what a
+    model says there is nobody's, zeros from one attention of transformers and an average from the other."""
     vocabulary = module.model.config.get_text_config().vocab_size
     nothing = {name: torch.zeros(1, *shape) for name, shape in _shapes(module.model).items()}
 
@@ -133,9 +134,11 @@ def _sampler(module: CachedDecoder) -> Sampler:
         batch, sequence, past = sizes["batch"], sizes["sequence"], sizes[PAST]
         tokens = torch.randint(vocabulary, (batch, past + sequence), generator=generator)
         mask = torch.ones_like(tokens)
-        mask[1::2, : past // 2] = 0
-        if not past:
-            mask[1::2, max(1, sequence * 2 // 3) :] = 0
+        padded = slice(1, None, 2) if batch > 1 else slice(past % 2)
+        if past:
+            mask[padded, : (past + 1) // 2] = 0
+        elif sequence > 1:
+            mask[padded, -1] = 0
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache = {name: empty.expand(batch, -1, -1, -1) for name, empty in nothing.items()}
         if past:

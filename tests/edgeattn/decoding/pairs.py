@@ -1,4 +1,4 @@
-"""Small encoder-decoders of three families, exported with their caches: attention far from uniform, answers of many tokens."""
+"""Small encoder-decoders of four families, exported with their caches: attention far from uniform, answers of many tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.edgeattn.decoding.small import RUNTIMES, write_tokenizer
 
 CAPACITY = 96
 """Most positions of a decoder."""
-START, FRAMES = 3, 100
+START, FRAMES, SIDE = 3, 100, 32
 
 Feeds = dict[str, torch.Tensor]
 
@@ -43,6 +43,7 @@ class Family:
     gain: float
     embedded: float
     seed: int
+    reads: str = "text"
 
 
 FAMILIES = {
@@ -77,6 +78,36 @@ FAMILIES = {
         14.0,
         4.0,
         2,
+        reads="sound",
+    ),
+    "vit-gpt2": Family(
+        "VisionEncoderDecoder",
+        {
+            **_TOKENS,
+            "encoder": {
+                "model_type": "vit",
+                "image_size": SIDE,
+                "patch_size": 8,
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "intermediate_size": 48,
+            },
+            "decoder": {
+                "model_type": "gpt2",
+                "n_embd": 32,
+                "n_layer": 2,
+                "n_head": 4,
+                "n_positions": CAPACITY,
+                "add_cross_attention": True,
+                "is_decoder": True,
+                "tie_word_embeddings": False,
+            },
+        },
+        8.0,
+        8.0,
+        0,
+        reads="image",
     ),
 }
 
@@ -90,19 +121,31 @@ class Pair:
     folder: Path
     bundle: Path
 
+    @property
+    def reads(self) -> str:
+        """`text`, `sound` or `image`."""
+        return FAMILIES[self.family].reads
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens of the decoder."""
+        return int(self.model.get_output_embeddings().out_features)
+
     def feeds(self, batch: int) -> Feeds:
         """What the encoder reads; every second text is shorter than the longest."""
         generator = torch.Generator().manual_seed(batch)
-        if self.family == "whisper":
+        if self.reads == "sound":
             return {"input_features": 2 * torch.randn(batch, 16, FRAMES, generator=generator)}
-        ids = torch.randint(4, self.model.config.vocab_size, (batch, 11), generator=generator)
+        if self.reads == "image":
+            return {"pixel_values": torch.randn(batch, 3, SIDE, SIDE, generator=generator)}
+        ids = torch.randint(4, self.vocabulary, (batch, 11), generator=generator)
         mask = torch.ones_like(ids)
         mask[1::2, 7:] = 0
         return {"input_ids": torch.where(mask == 1, ids, 1), "attention_mask": mask}
 
     def tokens(self, batch: int, length: int) -> torch.Tensor:
         """Of the decoder, (B, S)."""
-        return torch.randint(4, self.model.config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(length))
+        return torch.randint(4, self.vocabulary, (batch, length), generator=torch.Generator().manual_seed(length))
 
     def logits(self, feeds: Feeds, tokens: torch.Tensor) -> Any:
         """The whole uncached pass, (B, S, V)."""
@@ -123,17 +166,29 @@ def build_pair(name: str, folder: Path) -> Any:
     """The family's model, saved to `folder` with a tokenizer, always the same numbers."""
     family = FAMILIES[name]
     torch.manual_seed(family.seed)
-    config = getattr(transformers, f"{family.architecture}Config")(vocab_size=write_tokenizer(folder), **family.options)
-    model = getattr(transformers, f"{family.architecture}ForConditionalGeneration")(config).eval()
+    model = _model(family, write_tokenizer(folder))
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             if parameter.ndim >= 2:
                 parameter.mul_(family.embedded if "embed" in path or "shared" in path else family.gain)
     model.save_pretrained(folder)
-    if name == "whisper":
+    if family.reads == "sound":
         extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=FRAMES // 100)
         extractor.save_pretrained(folder)
+    if family.reads == "image":
+        transformers.ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
     return model
+
+
+def _model(family: Family, vocabulary: int) -> Any:
+    """Of transformers' first numbers."""
+    config = getattr(transformers, f"{family.architecture}Config")
+    if family.reads == "image":
+        options = {**family.options, "decoder": {**family.options["decoder"], "vocab_size": vocabulary}}
+        return transformers.VisionEncoderDecoderModel(config(**options)).eval()
+    return getattr(transformers, f"{family.architecture}ForConditionalGeneration")(
+        config(vocab_size=vocabulary, **family.options)
+    ).eval()
 
 
 def export_pair(name: str, folder: Path) -> Pair:

@@ -56,10 +56,10 @@ def test_the_parts_have_what_they_need(pair: Pair) -> None:
     encoder = bundle.parts["encoder"].manifest
     assert ["encoder" in site.module for site in encoder.sites] == [True] * 2
     kinds = [(type(site.spec.pattern).__name__, site.spec.mask) for site in bundle.manifest.sites]
-    padding = "none" if pair.family == "whisper" else "key_padding"
+    padding = "key_padding" if pair.reads == "text" else "none"
     assert kinds == [("Causal", "none"), ("Full", padding)] * 2
     assert bundle.manifest.sites[0].spec.pattern == Causal("lower_right")
-    masked = [] if pair.family == "whisper" else ["encoder_attention_mask"]
+    masked = ["encoder_attention_mask"] if pair.reads == "text" else []
     cross, own = (
         [f"past_key_values.{i}.{of}.{kind}" for i in range(2) for kind in ("key", "value")] for of in ("encoder", "decoder")
     )

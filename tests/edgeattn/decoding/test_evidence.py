@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -21,6 +21,8 @@ from edgeattn.decoding import DecoderSession, load_decoder
 from edgeattn.decoding.evidence import readings, summary
 from edgeattn.exporters.decoding_evidence import decoding_evidence
 from edgeattn.golden import Golden
+from edgeattn.runtimes.carrying import Carried
+from edgeattn.runtimes.ort_shared_cache import SharedCache
 from edgeattn.tensors import read_tensors, write_tensors
 from tests.edgeattn.decoding.small import RUNTIMES, Small
 
@@ -70,6 +72,32 @@ def test_a_lost_position_is_noticed(small: Small, text: Golden) -> None:
         passed = {reading.name: all(row.passed for row in reading.comparisons) for reading in readings(session, text)}
     assert passed["whole"]
     assert not any(passed[name] for name in ("chunks", "token by token", "beside a fork"))
+
+
+def _failed(session: DecoderSession, text: Golden) -> list[str]:
+    return [reading.name for reading in readings(session, text) if not all(row.passed for row in reading.comparisons)]
+
+
+def test_buffers_that_a_fork_writes_too_are_noticed(small: Small, text: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SharedCache, "fork", Carried.fork)  # nobody is told that the buffers are shared
+    with load_decoder(small.bundle, "onnxruntime") as session:
+        assert _failed(session, text) == ["beside a fork"]
+
+
+class _ForkForgets(DecoderSession):
+    """Wrong: a fork loses the last token, the session goes on as it should."""
+
+    def fork(self) -> Self:
+        other = super().fork()
+        mask = other._read.mask.copy()
+        mask[:, -1] = 0
+        other._read = replace(other._read, mask=mask)
+        return other
+
+
+def test_a_wrong_fork_is_noticed(small: Small, text: Golden) -> None:
+    with load_decoder(small.bundle) as inner:
+        assert _failed(_ForkForgets(inner.session, 96), text) == ["beside a fork"]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

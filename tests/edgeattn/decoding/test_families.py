@@ -6,6 +6,7 @@ front, beyond the windows (48 tokens against 5), and by 64 greedy tokens. Here t
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ import transformers
 import edgeattn
 from edgeattn.bundle import Bundle, open_bundle
 from edgeattn.decoding import load_decoder
+from edgeattn.decoding.evidence import read_evidence
 from edgeattn.decoding.generating import generate
 from edgeattn.errors import SourceError
 from edgeattn.parity import compare_arrays
 from tests.edgeattn.decoding.small import RUNTIMES
-from tests.exporters.families.building import build
+from tests.exporters.families.building import Family, build
 from tests.exporters.families.test_decoders import FAMILIES
 
 SHARED = "contrib-gqa-cache"
@@ -30,14 +32,16 @@ LOWERINGS = {
     "Llama": {SHARED},
     "GPT-2": {SHARED},
     "GPT-NeoX": {SHARED},
+    "Mistral": {SHARED},
     "Qwen2": {SHARED},
     "Qwen3": {SHARED},
+    "Gemma 2": {SHARED},
     "Gemma 3": {SHARED},
     "GPT-OSS": {SHARED},
     "Phi": {SHARED},
     "Falcon": {SHARED},
     "Falcon, grouped": {SHARED},
-    "Falcon, ALiBi": {"attention-23"},  # its positions are read off the length of the past
+    "Falcon, ALiBi": {SHARED},
     "BLOOM": {SHARED},
 }
 """The forms that each family gets on ONNX Runtime."""
@@ -53,15 +57,18 @@ class Exported:
     bundle: Bundle
 
 
-def _longer(config: dict[str, Any]) -> dict[str, Any]:
-    return {**config, **{name: LENGTH for name in ("max_position_embeddings", "n_positions") if config.get(name) == 40}}
+def _varied(family: Family) -> Family:
+    """With room for a longer text, and with logits that hang on more than the last token: those of the embeddings themselves
+    would repeat it for ever."""
+    longer = {name: LENGTH for name in ("max_position_embeddings", "n_positions") if family.config.get(name) == 40}
+    return replace(family, config={**family.config, **longer, "tie_word_embeddings": False}, gain=10.0)
 
 
 @pytest.fixture(scope="module", params=[pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in LOWERINGS])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder: Path = tmp_path_factory.mktemp("family")
     family = FAMILIES[request.param]
-    source = build(replace(family, config=_longer(dict(family.config))), folder / "model")
+    source = build(_varied(family), folder / "model")
     edgeattn.export(str(source), output=folder / "out", runtimes=[f"{name}:cpu" for name in RUNTIMES], cache=True)
     bundle = open_bundle(folder / "out")
     flavour = bundle.manifest.flavour("onnxruntime:cpu")
@@ -83,15 +90,44 @@ def test_check_passes(exported: Exported, runtime: str) -> None:
     assert sum(case.name.startswith("text ") for case in report.targets[0].cases) == 5
 
 
+def _branching(rows: Any) -> set[int]:
+    """Tokens that are followed by one here and by another there."""
+    followers: dict[int, set[int]] = {}
+    for token, follower in (pair for row in rows for pair in itertools.pairwise(row)):
+        followers.setdefault(int(token), set()).add(int(follower))
+    return {token for token, found in followers.items() if len(found) > 1}
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_greedy_tokens_are_those_of_transformers(exported: Exported, runtime: str) -> None:
-    prompt = torch.tensor([[7, 11, 5, 23, 9]])
+    prompts = torch.randint(3, 50, (4, 5), generator=torch.Generator().manual_seed(7))
     with torch.inference_mode():
         settings = {"max_new_tokens": 64, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-        expected = exported.model.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
+        expected = exported.model.generate(prompts, attention_mask=torch.ones_like(prompts), **settings)[:, 5:]
+    assert _branching(expected), "the last token alone says what follows; draw other weights"
     with load_decoder(exported.bundle, runtime) as session:
-        tokens = [int(token[0]) for token in generate(session, prompt.numpy(), max_new_tokens=64)]
-    assert tokens == expected[0, 5:].tolist()
+        tokens = np.stack(list(generate(session, prompts.numpy(), max_new_tokens=64)), axis=1)
+    np.testing.assert_array_equal(tokens, expected)
+
+
+def test_the_greedy_tokens_in_the_bundle_hang_on_their_context(exported: Exported) -> None:
+    text = read_evidence(exported.bundle)
+    assert text is not None
+    assert _branching([text.outputs["greedy"]])
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_both_branches_of_a_fork_are_right(exported: Exported, runtime: str) -> None:
+    texts = torch.randint(3, 50, (2, 2, 24), generator=torch.Generator().manual_seed(5))
+    texts[1, :, :11] = texts[0, :, :11]  # the branches part here
+    with torch.inference_mode():
+        expected = [exported.model(text, use_cache=False).logits for text in texts]
+    with load_decoder(exported.bundle, runtime) as session:
+        _agree(session.prefill(texts[0, :, :11].numpy()), expected[0][:, :11])
+        fork = session.fork()
+        for i in range(11, 24):
+            for branch, text, logits in zip((session, fork), texts.numpy(), expected, strict=True):
+                _agree(branch.decode(text[:, i]), logits[:, i])
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

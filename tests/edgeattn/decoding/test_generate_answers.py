@@ -1,4 +1,4 @@
-"""`edgeattn generate` with an encoder-decoder: a text or a sound is answered as transformers answers it."""
+"""`edgeattn generate` with an encoder-decoder: a text, a sound or an image is answered as transformers answers it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from tokenizers import Tokenizer
-from transformers import WhisperFeatureExtractor
+from transformers import ViTImageProcessorPil, WhisperFeatureExtractor
 
 from edgeattn.bundle import open_bundle
 from edgeattn.cli import cli
@@ -35,7 +36,13 @@ def _sound(path: Path) -> np.ndarray[Any, Any]:
 
 def _asked(pair: Pair, folder: Path) -> tuple[list[str], dict[str, torch.Tensor]]:
     """Arguments, and what transformers' own pre-processing makes of the same."""
-    if pair.family == "whisper":
+    if pair.reads == "image":
+        path = folder / "a.png"
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (41, 67, 3), dtype=np.uint8))
+        image.save(path)
+        made = ViTImageProcessorPil.from_pretrained(pair.folder)(image, return_tensors="pt")
+        return ["--image", str(path)], {"pixel_values": made["pixel_values"]}
+    if pair.reads == "sound":
         sound = _sound(folder / "a.wav")
         features = WhisperFeatureExtractor.from_pretrained(pair.folder)(sound, sampling_rate=16_000, return_tensors="pt")
         return ["--audio", str(folder / "a.wav")], {"input_features": features["input_features"]}
@@ -75,9 +82,9 @@ def test_answers_begin_as_the_user_says(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_wrong_arguments(pair: Pair, tmp_path: Path) -> None:
-    arguments, _ = _asked(pair, tmp_path)
-    other = [PROMPT] if pair.family == "whisper" else ["--audio", str(tmp_path / "b.wav")]
-    needs = "answers no text: it reads input_features" if pair.family == "whisper" else "has no audio settings"
+    arguments, feeds = _asked(pair, tmp_path)
+    other = ["--audio", str(tmp_path / "b.wav")] if pair.reads == "text" else [PROMPT]
+    needs = "has no audio settings" if pair.reads == "text" else f"answers no text: it reads {next(iter(feeds))}"
     for given, message in (
         ([], "give one of a PROMPT, a sound (--audio FILE) and an image (--image FILE)"),
         ([*arguments, *other], "give one of a PROMPT, a sound (--audio FILE) and an image (--image FILE)"),

@@ -182,3 +182,32 @@ def test_a_closed_session(small: Small, runtime: str) -> None:
 def test_a_mask_that_is_none(session: DecoderSession, mask: list[list[int]]) -> None:
     with pytest.raises(FeedError, match="its last column must be 1"):
         session.prefill([[1, 2]], mask)
+
+
+def _step(layers: int = 2, heads: int = 2, size: int = 8, past: int = 3, batch: int = 1) -> dict[str, Array]:
+    """One token behind a cache, all that `Session.run` takes."""
+    names = [f"past_key_values.{i}.{kind}" for i in range(layers) for kind in ("key", "value")]
+    return {
+        "input_ids": np.array([[1]]),
+        "attention_mask": np.ones((1, 4), dtype=np.int64),
+        "position_ids": np.array([[3]]),
+        "logits_to_keep": np.array([0]),
+        **{name: np.zeros((batch, heads, past, size), dtype=np.float32) for name in names},
+    }
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"heads": 4}, r"'past_key_values.0.key', axis 1: got size 4 \(float32\[1, 4, 3, 8\]\), expected 2"),
+        ({"size": 16}, r"'past_key_values.0.key', axis 3: got size 16 \(float32\[1, 2, 3, 16\]\), expected 8"),
+        ({"layers": 1}, r"input 'past_key_values.1.key' is missing; the model needs input_ids, .*past_key_values.1.value"),
+        ({"layers": 3}, r"unknown input 'past_key_values.2.key'; did you mean 'past_key_values.1.key'"),
+        ({"batch": 2}, "'past_key_values.0.key': batch is 2, but 1 in input 'input_ids'"),
+        ({"past": 5}, r"'attention_mask', axis 1: got size 4, expected sequence \+ past = 6"),
+    ],
+)
+def test_the_cache_of_another_model(session: DecoderSession, other: dict[str, int], message: str) -> None:
+    with pytest.raises(FeedError, match=message):
+        session.session.run(_step(**other))
+    assert session.session.run(_step())["logits"].shape[:2] == (1, 1)  # it is as it was

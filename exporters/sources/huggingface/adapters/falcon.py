@@ -59,7 +59,8 @@ def _alibi(attention_mask: torch.Tensor, num_heads: int, dtype: torch.dtype) -> 
     positions: torch.Tensor = (attention_mask.cumsum(dim=-1) - 1) * attention_mask
     slopes: torch.Tensor = _get_alibi_slopes(num_heads, attention_mask.device)
     product = slopes[None, :, None].bfloat16().float() * positions[:, None, :].bfloat16().float()
-    return product.bfloat16().to(dtype).flatten(0, 1)[:, None, :]
+    # with the mask's own length: flatten(0, 1) would take it from the shape of the past, which no shared buffer has
+    return product.bfloat16().to(dtype).reshape(-1, 1, attention_mask.shape[-1])
 
 
 @contextlib.contextmanager
