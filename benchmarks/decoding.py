@@ -48,18 +48,9 @@ def main() -> None:
     if arguments.alone:
         print(json.dumps(memory(makers[arguments.alone], arguments)))
         return
-    from products import products_run  # its imports are large, and not to be in the memory of one candidate
-
-    decoders = {name: maker() for name, maker in makers.items()}
-    wrong = failed(decoders, arguments.vocabulary)
-    right = {name: decoder for name, decoder in decoders.items() if name not in wrong}
-    limits = {LIMIT + name: products_run(arguments.bundle, name, arguments.threads) for name in arguments.runtime}
-    seconds = {f"prompt of {arguments.prompt}": prompts(right, arguments)}
-    for past in arguments.past:
-        seconds[f"behind {past}"] = steps(right, past, arguments, limits)
-    rows = [_row(name, decoders.get(name), seconds, wrong.get(name, "")) for name in (*decoders, *limits)]
+    rows, seconds = measured(makers, arguments)
     for row in rows:
-        if row["candidate"] in right:
+        if row["candidate"] in makers and not row["wrong"]:
             row["memory"] = alone(row["candidate"])
     report = {
         "machine": machine.facts(),
@@ -71,6 +62,35 @@ def main() -> None:
     show(report)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def measured(
+    makers: Mapping[str, Callable[[], Decoder]], arguments: argparse.Namespace
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, list[float]]]]:
+    """A row for each candidate, and the seconds by what was timed. All of it twice, the candidates loaded in one order and in
+    the other: what is loaded first may lie badly in memory and then decode some percent slower."""
+    from products import products_run  # its imports are large, and not to be in the memory of one candidate
+
+    seconds: dict[str, dict[str, list[float]]] = {}
+    rows: list[dict[str, Any]] = []
+    for names in (list(makers), list(reversed(makers))):
+        decoders = {name: makers[name]() for name in names}
+        limits = {LIMIT + name: products_run(arguments.bundle, name, arguments.threads) for name in arguments.runtime}
+        wrong = failed(decoders, arguments.vocabulary)
+        right = {name: decoder for name, decoder in decoders.items() if name not in wrong}
+        _add(seconds, f"prompt of {arguments.prompt}", prompts(right, arguments))
+        for past in arguments.past:
+            _add(seconds, f"behind {past}", steps(right, past, arguments, limits))
+        rows = rows or [_row(name, decoders.get(name), wrong.get(name, "")) for name in (*decoders, *limits)]
+    for row in rows:
+        timed = {case: times[row["candidate"]] for case, times in seconds.items() if row["candidate"] in times}
+        row["cases"] = {case: asdict(summarize(times)) for case, times in timed.items()}
+    return rows, seconds
+
+
+def _add(seconds: dict[str, dict[str, list[float]]], what: str, times: Mapping[str, list[float]]) -> None:
+    for name, values in times.items():
+        seconds.setdefault(what, {}).setdefault(name, []).extend(values)
 
 
 def failed(decoders: Mapping[str, Decoder], vocabulary: int) -> dict[str, str]:
@@ -148,9 +168,8 @@ def ratios(seconds: Mapping[str, Mapping[str, list[float]]]) -> list[dict[str, A
     return found
 
 
-def _row(name: str, decoder: Decoder | None, seconds: Mapping[str, Mapping[str, list[float]]], wrong: str) -> dict[str, Any]:
+def _row(name: str, decoder: Decoder | None, wrong: str) -> dict[str, Any]:
     row: dict[str, Any] = {"candidate": name, "about": decoder.about if decoder else "", "wrong": wrong}
-    row["cases"] = {case: asdict(summarize(times[name])) for case, times in seconds.items() if name in times}
     if decoder and not wrong:
         row["cache_bytes_per_token"] = decoder.cache_bytes()
     return row

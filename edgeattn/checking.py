@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from edgeattn import parity
@@ -14,6 +14,7 @@ from edgeattn.bundle import Bundle, open_bundle
 from edgeattn.decoding.evidence import read_evidence, readings
 from edgeattn.decoding.session import DecoderSession
 from edgeattn.errors import EdgeAttnError, RuntimeMissingError, UsageError
+from edgeattn.exams import Budget, Exam, read_exam
 from edgeattn.golden import Golden, compare_case, read_case
 from edgeattn.loading import CANONICAL, PORTABLE, BundlePath, BundleSession, open_session, pick_flavours
 from edgeattn.manifest import PAST, Flavour, Manifest, TensorInfo
@@ -35,11 +36,13 @@ class CaseCheck:
     comparisons: tuple[Comparison, ...]
     seconds: float
     reason: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Of an exam, instead of comparisons: metric -> value (see `edgeattn.exams`)."""
 
     @property
     def passed(self) -> bool:
-        """Every output compared and within tolerance."""
-        return not self.reason and parity.passed([self.comparisons])
+        """Every output compared and within tolerance, or every bound kept."""
+        return not self.reason and (bool(self.scores) or parity.passed([self.comparisons]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class TargetCheck:
                 "passed": case.passed,
                 "seconds": case.seconds,
                 "reason": case.reason,
+                **({"scores": case.scores} if case.scores else {}),
                 "outputs": [comparison.to_dict() for comparison in case.comparisons],
             }
             for case in self.cases
@@ -155,8 +159,9 @@ def check(
         for target in targets:
             if progress:
                 progress(" ".join([f"checking {opened.path.name}", *filter(None, [part]), f"on {target}, {len(cases)} cases"]))
-            found = _check_target(model, target, cases, text, threads, libraries, asked=bool(runtimes))
-            checked.append(replace(found, part=part))
+            for precision in model.manifest.precisions(_own(target)) or (None,):
+                found = _check_target(model, target, precision, cases, text, threads, libraries, asked=bool(runtimes))
+                checked.append(replace(found, part=part))
     return CheckReport(str(opened.path), tuple(checked))
 
 
@@ -181,9 +186,15 @@ def _libraries(custom_ops: Iterable[str | os.PathLike[str]], targets: Sequence[s
     return libraries
 
 
+def _own(target: str) -> str:
+    """`runtime:device` in full."""
+    return target if ":" in target else f"{target}:cpu"
+
+
 def _check_target(
     bundle: Bundle,
     target: str,
+    precision: str | None,
     cases: Sequence[Golden],
     text: Golden | None,
     threads: int | None,
@@ -194,9 +205,11 @@ def _check_target(
     try:
         runtime, device = _runtime(target)
         target = f"{runtime.name}:{device}"
-        flavours = pick_flavours(bundle, runtime, device)
+        flavours = pick_flavours(bundle, runtime, device, precision=precision)
         flavour = flavours[0]
         with open_session(bundle, flavours, runtime, target_options(runtime, device, threads, libraries)) as session:
+            if flavour.quantized is not None:
+                return _examined(target, flavour, session, read_exam(bundle))
             return _run_cases(target, flavour, session, cases, bundle.manifest, text)
     except RuntimeMissingError as error:
         status: Status = "missing" if asked else "skipped"
@@ -229,6 +242,20 @@ def _run_cases(
     return TargetCheck(
         target, status, flavour.target, flavour.precision, session.effective.summary(), results, reason, session.buckets
     )
+
+
+def _examined(target: str, flavour: Flavour, session: BundleSession, exam: Exam | None) -> TargetCheck:
+    """A flavour in smaller numbers is held to its bounds, not to tolerances."""
+    assert flavour.quantized is not None
+    start = time.perf_counter()
+    scores = exam.score(session) if exam else {}
+    budgets = [Budget(metric, bound) for metric, bound in flavour.quantized.bounds.items()]
+    missed = [f"{budget}, got {scores.get(budget.metric, float('nan')):.6g}" for budget in budgets if not budget.holds(scores)]
+    reason = "; ".join(missed) if budgets else "it has no bounds to be held to"
+    sizes = {"samples": exam.samples if exam else 0}
+    case = CaseCheck("exam", sizes, (), time.perf_counter() - start, reason, scores)
+    status: Status = "failed" if reason else "passed"
+    return TargetCheck(target, status, flavour.target, flavour.precision, session.effective.summary(), (case,), reason)
 
 
 def _run_case(session: Session, golden: Golden, manifest: Manifest, padding: TensorInfo | None) -> CaseCheck:

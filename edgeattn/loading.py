@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeattn.buckets import cut, no_bucket, pad, sizes_of, smallest
 from edgeattn.bundle import Bundle, opening
 from edgeattn.errors import BundleError, FeedError, GateError, UsageError, unknown
-from edgeattn.manifest import Flavour, Manifest, describe_sizes
+from edgeattn.manifest import FP32, Flavour, Manifest, Quantized, describe_sizes
 from edgeattn.proof import require_proof
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import LoadOptions, Runtime, Session, library_paths
@@ -39,6 +39,7 @@ def load(
     flavour: str | None = None,
     custom_ops: Iterable[str | os.PathLike[str]] = (),
     extensions: Iterable[object] = (),
+    precision: str | None = None,
 ) -> BundleSession:
     """Load a bundle for running.
 
@@ -53,10 +54,11 @@ def load(
             in the file is run, and `session.effective.details["custom operators"]` says which it was.
         extensions: the same for OpenVINO: `openvino.frontend.onnx.ConversionExtension`s or paths of extension libraries. The
             flavour made for openvino holds bodies only, so load one with custom operators beside it, as `flavour`.
+        precision: `fp32`, `int8`, ... where the bundle has several of them; by default the one that its export found best.
 
     Raises:
         BundleError: the bundle is missing, truncated, edited or foreign.
-        UsageError: an unknown runtime, device or flavour; a library that is not there, or that has no kernel for the model.
+        UsageError: an unknown runtime, device, flavour or precision; a library that is not there, or that has no kernel for the model.
         RuntimeMissingError: the runtime or device is not there.
         GateError: the flavour did not pass parity at export, or a lowering it uses is wrong on this machine.
         RuntimeRunError: the runtime refuses the model.
@@ -65,11 +67,11 @@ def load(
     engine.require(device)
     options = LoadOptions(device=device, threads=threads, custom_ops=library_paths(custom_ops), extensions=tuple(extensions))
     if isinstance(bundle, Bundle):
-        return _load(bundle, engine, options, flavour)
+        return _load(bundle, engine, options, flavour, precision)
     session = None
     try:
         with opening(bundle) as opened:
-            session = _load(opened, engine, options, flavour)
+            session = _load(opened, engine, options, flavour, precision)
     except BundleError:
         if session is not None:
             session.close()
@@ -77,29 +79,32 @@ def load(
     return session
 
 
-def _load(bundle: Bundle, runtime: Runtime, options: LoadOptions, wanted: str | None) -> BundleSession:
-    chosen = pick_flavours(bundle, runtime, options.device, wanted)
+def _load(bundle: Bundle, runtime: Runtime, options: LoadOptions, wanted: str | None, precision: str | None) -> BundleSession:
+    chosen = pick_flavours(bundle, runtime, options.device, wanted, precision)
     for flavour in chosen:
         _require_parity(bundle, flavour)
         require_proof(bundle, flavour, runtime, options.device)
     return open_session(bundle, chosen, runtime, options)
 
 
-def pick_flavours(bundle: Bundle, runtime: Runtime, device: str, wanted: str | None = None) -> tuple[Flavour, ...]:
+def pick_flavours(
+    bundle: Bundle, runtime: Runtime, device: str, wanted: str | None = None, precision: str | None = None
+) -> tuple[Flavour, ...]:
     """The flavour of `bundle` for a runtime and device: as `wanted`, the one made for it, else `portable`; where sizes are
     fixed, one for each choice of them.
 
     Raises:
-        UsageError: there is no such flavour, or neither one for the runtime nor a portable one.
+        UsageError: there is no such flavour, or neither one for the runtime nor a portable one, or not in this precision.
     """
     manifest = bundle.manifest
     targets = list(dict.fromkeys(flavour.target for flavour in manifest.flavours))
-    if wanted is not None:
-        if wanted not in targets:
-            raise unknown("flavour", wanted, targets)
-        return manifest.flavours_for(wanted)
+    if wanted is not None and wanted not in targets:
+        raise unknown("flavour", wanted, targets)
     own = CANONICAL if runtime.canonical else f"{runtime.name}:{device}"
-    found = manifest.flavours_for(own) or manifest.flavours_for(PORTABLE)
+    target = wanted or (own if own in targets else PORTABLE)
+    found = manifest.flavours_for(target, precision)
+    if not found and target in targets:
+        raise unknown(f"precision of {target}", str(precision), manifest.precisions(target))
     if not found:
         raise UsageError(
             f"{bundle.path} has no flavour for {runtime.name}:{device} and no portable one; it has: {', '.join(targets)}. "
@@ -112,12 +117,18 @@ def open_session(bundle: Bundle, flavours: Sequence[Flavour], runtime: Runtime, 
     """A session of what `pick_flavours` gave, without any gate, for those who are about to check it."""
     with ExitStack() as opened:
         inner = [
-            opened.enter_context(runtime.load(bundle.file(flavour.file), replace(options, cache=flavour.cache)))
+            opened.enter_context(runtime.load(bundle.file(flavour.file), flavour_options(options, flavour)))
             for flavour in flavours
         ]
         session = BundleSession(inner, bundle.manifest, flavours)
         opened.pop_all()
     return session
+
+
+def flavour_options(options: LoadOptions, flavour: Flavour) -> LoadOptions:
+    """With what the flavour itself asks of its runtime."""
+    activations = flavour.quantized.activations if flavour.quantized else FP32
+    return replace(options, cache=flavour.cache, activations=activations)
 
 
 class BundleSession(Session):
@@ -131,7 +142,10 @@ class BundleSession(Session):
         """The fixed sizes, smallest or not, in the order of the manifest; none where any size runs."""
         if self.buckets:
             details["sizes"] = "; ".join(map(describe_sizes, self.buckets))
-        super().__init__(manifest.inputs, manifest.outputs, replace(inner[0].effective, details=details))
+        effective = replace(inner[0].effective, details=details)
+        if first.quantized is not None:
+            effective = replace(effective, precision=_described(first.quantized))
+        super().__init__(manifest.inputs, manifest.outputs, effective)
         self._inner = tuple(inner)
         self._manifest = manifest
         self._padding = next((info for info in manifest.inputs if info.name == manifest.padding), None)
@@ -187,6 +201,12 @@ class BundleSession(Session):
                     )
 
 
+def _described(quantized: Quantized) -> str:
+    """`int8-static x34 + int8 x4, inputs in int8`: what is computed, layer by layer, and what products round their inputs to."""
+    kinds = " + ".join(f"{kind} x{count}" for kind, count in sorted(quantized.kinds.items(), key=lambda pair: -pair[1]))
+    return f"{kinds}, inputs in {quantized.activations}"
+
+
 def _require_sizes(flavour: Flavour, inner: Session, manifest: Manifest, fixed: bool) -> None:
     """A flavour of fixed sizes has one for every dynamic dimension that has a name, and its file has the same."""
     if not fixed:
@@ -215,6 +235,7 @@ def _require_names(flavour: Flavour, what: str, names: list[str], known: set[str
 
 
 def _require_parity(bundle: Bundle, flavour: Flavour) -> None:
+    """Of a flavour in smaller numbers no parity is asked: its scores stand in the manifest."""
     if flavour.parity is not None and not flavour.parity.passed:
         raise GateError(
             f"{bundle.path}: flavour {flavour.target} ({flavour.precision}) did not pass parity when it was exported, so it "

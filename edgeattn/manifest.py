@@ -91,6 +91,23 @@ class ParityResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantized:
+    """How the numbers of a flavour were made smaller, and what the export measured on inputs that nothing before had seen.
+
+    `kinds`: how many layers are written in each way, `fp32` those left as they were. `activations`: the type that products
+    round their inputs to. `scores` on `samples` inputs (tokens of a text); `bounds` are what the bundle's own exam has to keep
+    (see `edgeattn.exams`). `time`: `ratio` of a run's time to that at full precision, between `low` and `high` 95 times in 100.
+    """
+
+    kinds: dict[str, int]
+    activations: str
+    samples: int
+    scores: dict[str, float]
+    bounds: dict[str, float]
+    time: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Flavour:
     """One deployable form of the model.
 
@@ -113,11 +130,14 @@ class Flavour:
     probes: tuple[str, ...] = ()
     sizes: dict[str, int] = field(default_factory=dict, metadata=WHERE_SET)
     cache: str = field(default="", metadata=WHERE_SET)
+    quantized: Quantized | None = field(default=None, metadata=WHERE_SET)
+    """None at full precision."""
 
     @property
     def label(self) -> str:
-        """`onnxruntime:cpu`, followed by the sizes where they are fixed."""
-        return f"{self.target} {describe_sizes(self.sizes)}" if self.sizes else self.target
+        """`onnxruntime:cpu`, followed by the sizes where they are fixed, and by the precision where it is not fp32."""
+        words = [self.target, describe_sizes(self.sizes), "" if self.precision == FP32 else self.precision]
+        return " ".join(filter(None, words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +204,8 @@ class Manifest:
     """A text and what PyTorch says of it without a cache (see `edgeattn.decoding.evidence`); None where there is no cache."""
     preprocessing: Preprocessing | None = field(default=None, metadata=WHERE_SET)
     """How to make feeds from images and sounds (see `edgeattn.preprocess`); None where the model takes neither."""
+    exam: GoldenCase | None = field(default=None, metadata=WHERE_SET)
+    """What flavours of smaller numbers are held to (see `edgeattn.exams`); None where there are none."""
     parts: tuple[str, ...] = field(default=(), metadata=WHERE_SET)
     """Models beside this one, each with a manifest of its own: `encoder`, where this one is the decoder."""
 
@@ -191,9 +213,16 @@ class Manifest:
         """The flavour made for `target`, the first of them where its sizes are fixed, if there is one."""
         return next(iter(self.flavours_for(target)), None)
 
-    def flavours_for(self, target: str) -> tuple[Flavour, ...]:
-        """The flavours made for `target`: one, or one for each choice of fixed sizes."""
-        return tuple(f for f in self.flavours if f.target == target)
+    def flavours_for(self, target: str, precision: str | None = None) -> tuple[Flavour, ...]:
+        """The flavours made for `target`: one, or one for each choice of fixed sizes. By default those of the precision that
+        the manifest names first."""
+        found = [f for f in self.flavours if f.target == target]
+        wanted = precision or next((f.precision for f in found), None)
+        return tuple(f for f in found if f.precision == wanted)
+
+    def precisions(self, target: str) -> tuple[str, ...]:
+        """Those that there are of `target`, the one to take first."""
+        return tuple(dict.fromkeys(f.precision for f in self.flavours if f.target == target))
 
 
 def describe_sizes(sizes: Mapping[str, int]) -> str:

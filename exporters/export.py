@@ -20,6 +20,7 @@ from edgeattn.exporters.flavours import FlavourWriter, Progress
 from edgeattn.exporters.job import Job
 from edgeattn.exporters.lowerings.registry import get
 from edgeattn.exporters.probing import Prover
+from edgeattn.exporters.quantize.stage import Wish, shrink
 from edgeattn.exporters.reference_run import run_reference
 from edgeattn.exporters.report import ExportReport
 from edgeattn.exporters.signature import Signature
@@ -43,6 +44,7 @@ def export(
     lowering: str | None = None,
     static_shapes: Shapes = (),
     cache: bool | None = None,
+    wish: Wish | None = None,
     force: bool = False,
     keep_failed: bool = False,
     progress: Progress | None = None,
@@ -61,18 +63,22 @@ def export(
         cache: whether a causal language model or an encoder-decoder gets its key/value cache as inputs and outputs, for generation;
             an encoder then becomes a part of the bundle, since it runs once. By default where the source is made for it (a GGUF
             file, a zoo name).
+        wish: the smaller numbers that are asked for, with the budget that they have to keep; full precision by default.
         force: replace an existing bundle.
         keep_failed: write the bundle although a gate failed, with the failure recorded, so that it can be looked into.
 
     Raises:
         UsageError, SourceError, CaptureError, LoweringError, RuntimeMissingError: see each.
-        GateError: a flavour is not equal to the PyTorch model; nothing is written unless `keep_failed`.
+        GateError: a flavour is not equal to the PyTorch model; nothing is written unless `keep_failed`. No smaller numbers
+            keep the budget of `wish`, or none of those are faster.
     """
     started = time.perf_counter()
     say = progress or (lambda _: None)
     out = Path(output)
     check_output(out, force)
     targets = _targets(runtimes)
+    if wish is not None:
+        wish.check(targets)
     if lowering is not None:
         get(lowering)
     with ExitStack() as stack:
@@ -80,6 +86,9 @@ def export(
             stack.enter_context(modes_kept(model))
         say("loading the model")
         source = as_source(model, inputs, dynamic, cache)
+        if wish is not None and wish.kinds and (source.parts or static_shapes):
+            what = f"{source.name} has a model beside it ({', '.join(source.parts)})" if source.parts else "sizes are fixed"
+            raise UsageError(f"{what}; smaller numbers are for a single model that takes any size: leave out --precision")
         if static_shapes and source.parts:
             raise UsageError(
                 f"{source.name} has a model beside it ({', '.join(source.parts)}); fixed sizes are for --cache none"
@@ -106,6 +115,12 @@ def export(
             parts[part] = report
         if not report.passed and not keep_failed:
             raise ExportFailedError(replace(report, output=None))
+        if wish is not None and wish.kinds and report.passed:
+            outcomes, manifest = shrink(work, targets, wish, source.texts, say)
+            size = sum(entry.size for entry in manifest.files.values())
+            report = replace(report, outcomes=tuple(outcomes), size=size, seconds=time.perf_counter() - started)
+            if any(outcome.reason for outcome in outcomes):
+                raise ExportFailedError(replace(report, output=None))
     return report
 
 
@@ -122,10 +137,9 @@ class ExportFailedError(GateError):
     """The gate of an export failed; `report` says which flavour, by how much."""
 
     def __init__(self, report: ExportReport) -> None:
-        super().__init__(
-            "not the same model as in PyTorch; nothing was written (--keep-failed keeps it to look into):\n  "
-            + "\n  ".join(report.failures)
-        )
+        failed = "not the same model as in PyTorch; nothing was written (--keep-failed keeps it to look into)"
+        refused = "no smaller numbers were found that keep what was asked; nothing was written"
+        super().__init__((failed if report.failures else refused) + ":\n  " + "\n  ".join(report.failures or report.refusals))
         self.report = report
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeattn.exporters.quantize.outcome import Outcome
 from edgeattn.exporters.reference_run import ReferenceCase
 from edgeattn.manifest import Flavour, Site
 from edgeattn.spec import to_dict
@@ -40,11 +41,18 @@ class ExportReport:
     seconds: float
     refused: dict[str, str] = field(default_factory=dict)
     parts: dict[str, ExportReport] = field(default_factory=dict)
+    outcomes: tuple[Outcome, ...] = ()
+    """What the search for smaller numbers found, one for each target and precision."""
 
     @property
     def passed(self) -> bool:
         """Whether every flavour equals the PyTorch model."""
-        return bool(self.flavours) and not self.failures
+        return bool(self.flavours) and not self.failures and not self.refusals
+
+    @property
+    def refusals(self) -> list[str]:
+        """Smaller numbers that were asked for and are not there, and why."""
+        return [f"{outcome.target}: {outcome.reason}" for outcome in self.outcomes if outcome.reason]
 
     @property
     def failures(self) -> list[str]:
@@ -66,5 +74,6 @@ class ExportReport:
             "flavours": [{**dataclasses.asdict(r.flavour), "size": r.size, "failure": r.failure} for r in self.flavours],
             "size": self.size,
             "seconds": round(self.seconds, 3),
+            **({"smaller": [outcome.to_dict() for outcome in self.outcomes]} if self.outcomes else {}),
             **({"parts": {name: report.to_dict() for name, report in self.parts.items()}} if self.parts else {}),
         }

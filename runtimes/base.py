@@ -59,6 +59,8 @@ class LoadOptions:
     extensions: tuple[object, ...] = ()
     cache: str = ""
     """How the file keeps a decoder's keys and values (`edgeattn.manifest.Flavour.cache`)."""
+    activations: str = "fp32"
+    """The type that products may round their inputs to (`edgeattn.manifest.Quantized`)."""
     quiet: bool = False
     """Keep the runtime's own messages about runs that fail off the terminal: they are raised all the same."""
 

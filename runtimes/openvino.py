@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,9 @@ _SETTINGS: Mapping[str, object] = {
     "KV_CACHE_PRECISION": "f32",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
 }
+
+_ROUNDED: Mapping[str, object] = {**_SETTINGS, "EXECUTION_MODE_HINT": "PERFORMANCE", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32}
+"""Where products may round their inputs to int8, with a scale for each group of so many."""
 
 _PRECISIONS = {"f64": "fp64", "f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "uint8", "i8": "int8"}
 
@@ -75,10 +79,12 @@ class OpenVINO(Runtime):
         model = self._read(core, path, note.weights if note else None)
         device = _DEVICES[options.device]
         try:
-            compiled = core.compile_model(model, device, self._settings(device, resolve_threads(options)))
+            compiled = core.compile_model(model, device, self._settings(device, options))
             effective = self._effective(path, options, compiled)
-            if note is not None:
+            if note is not None and note.variables:
                 return StatefulSession(note, effective, compiled)
+            if note is not None:
+                return _OpenVINOSession(note.inputs, note.outputs, effective, compiled)
             inputs = match(path, compiled.inputs, 0)
             outputs = match(path, compiled.outputs, 1)
         except EdgeAttnError:
@@ -119,9 +125,10 @@ class OpenVINO(Runtime):
                 ) from error
             raise wrap_failure(self.name, f"load {path.name}", cause(error)) from error
 
-    def _settings(self, device: str, threads: int) -> dict[str, object]:
-        """`_SETTINGS` and the thread count, as far as `device` knows them."""
-        wanted = {**_SETTINGS, "INFERENCE_NUM_THREADS": threads}
+    def _settings(self, device: str, options: LoadOptions) -> dict[str, object]:
+        """The settings and the thread count, as far as `device` knows them."""
+        chosen = _ROUNDED if options.activations == "int8" else _SETTINGS
+        wanted = {**chosen, "INFERENCE_NUM_THREADS": resolve_threads(options)}
         if device != "AUTO":
             return self._known(device, wanted)
         each = {name: self._known(name, wanted) for name in self._core.available_devices}
@@ -148,6 +155,7 @@ class OpenVINO(Runtime):
                 "devices": ", ".join(compiled.get_property("EXECUTION_DEVICES")),
                 "execution mode": getattr(reported.get("EXECUTION_MODE_HINT"), "name", "not reported").lower(),
                 "dynamic quantization group": str(reported.get("DYNAMIC_QUANTIZATION_GROUP_SIZE", "not reported")),
+                "products": _products(compiled),
                 **({CUSTOM: ", ".join(converted)} if converted else {}),
             },
         )
@@ -189,6 +197,20 @@ def _reported(compiled: Any) -> dict[str, Any]:
         chosen = compiled.get_property("EXECUTION_DEVICES")[0]
         return dict(compiled.get_property("DEVICE_PROPERTIES").get(chosen, {}))
     return {name: compiled.get_property(name) for name in (*_SETTINGS, "INFERENCE_NUM_THREADS") if name in known}
+
+
+def _products(compiled: Any) -> str:
+    """Products as the plug-in runs them, by the types of what they multiply: `31 u8 by i8, 5 f32 by f32`."""
+    try:
+        ran = compiled.get_runtime_model().get_ops()
+    except Exception:  # noqa: BLE001 - not every device tells, and its exceptions share no base below Exception
+        return "not reported"
+    found = Counter(
+        " by ".join(node.get_input_element_type(index).get_type_name() for index in (0, 1))
+        for node in ran
+        if node.get_rt_info()["layerType"].astype(str) in ("FullyConnected", "MatMul")
+    )
+    return ", ".join(f"{count} {types}" for types, count in found.most_common()) or "none"
 
 
 def _precision(kind: Any) -> str:

@@ -9,7 +9,7 @@ manifest of its own, `encoder.manifest.json`, over files of the same folder.
 """
 
 from edgeattn.bundle.archive import pack
-from edgeattn.bundle.folder import ALLOWED_DOMAINS, MANIFEST, Bundle, digest, part_manifest, weights_name
+from edgeattn.bundle.folder import ALLOWED_DOMAINS, MANIFEST, Bundle, digest, part_manifest, weights_name, weights_of
 from edgeattn.bundle.reading import open_bundle, opening
 from edgeattn.bundle.writing import check_output, seal, writing
 
@@ -25,5 +25,6 @@ __all__ = [
     "part_manifest",
     "seal",
     "weights_name",
+    "weights_of",
     "writing",
 ]

@@ -45,13 +45,18 @@ class Bundle:
 
     def flavour_size(self, *flavours: Flavour) -> int:
         """Bytes a device needs to run `flavours`: their graphs and the weights that they share."""
-        names = {name: None for flavour in flavours for name in (flavour.file, weights_name(flavour.precision))}
+        names = {name: None for flavour in flavours for name in (flavour.file, weights_of(flavour))}
         return sum(self.manifest.files[name].size for name in names if name in self.manifest.files)
 
 
 def weights_name(precision: str) -> str:
-    """The weight file that all flavours of one precision share."""
+    """The weight file that all flavours at full precision share."""
     return f"weights-{precision}.bin"
+
+
+def weights_of(flavour: Flavour) -> str:
+    """The weight file of a flavour; in smaller numbers each has its own, since runtimes lay them out differently."""
+    return weights_name(flavour.precision) if flavour.quantized is None else f"{PurePosixPath(flavour.file).stem}.bin"
 
 
 def part_manifest(part: str) -> str:

@@ -75,7 +75,10 @@ def _cases(target: TargetCheck) -> str:
             verdict = "ok" if c.passed else f"FAILED: {c.reason}"
             shown = name if c.passed else c.output
             rows.append([case.name, numbers.sizes(case.sizes), shown, *worst, _number(c.required_atol), verdict])
-        if not case.comparisons:
+        for metric, value in case.scores.items():
+            verdict = f"FAILED: {case.reason}" if case.reason else f"{value:.6g}"
+            rows.append([case.name, numbers.sizes(case.sizes), metric, *["-"] * 4, verdict])
+        if not case.comparisons and not case.scores:
             rows.append([case.name, numbers.sizes(case.sizes), *["-"] * 5, f"FAILED: {case.reason or 'nothing was compared'}"])
     headers = ["case", "sizes", "output", "max error", "mean", "SQNR dB", "needs atol", "result"]
     return table(headers, rows, right=["max error", "mean", "SQNR dB", "needs atol"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeattn.cli import numbers, options
+from edgeattn.cli import numbers, options, precision
 from edgeattn.cli.table import table
 from edgeattn.errors import RuntimeMissingError
 from edgeattn.manifest import ENCODER
@@ -46,12 +46,14 @@ _DEFAULT_RUNTIMES = ("onnxruntime", "openvino")
     help="Whether a language model or encoder-decoder gets its key/value cache as inputs and outputs, for `edgeattn generate`. "
     "Default: dynamic for GGUF files and zoo names, none for folders.",
 )
+@precision.options
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--keep-failed", is_flag=True, help="Write the bundle though parity failed, to look into it. Still exits with 1.")
 @options.common
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     source: str,
     output: Path,
     runtimes: tuple[str, ...],
@@ -61,6 +63,7 @@ def command(
     force: bool,
     keep_failed: bool,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Export SOURCE to a bundle and prove every flavour of it equal to the PyTorch model.
 
@@ -71,12 +74,17 @@ def command(
     Example:
       edgeattn export minilm -o out/minilm
       edgeattn export my_model.py:build -o out/mine -r onnxruntime:cpu
+      edgeattn export minilm -o out/small --precision auto --min-cosine 0.999
       edgeattn export minilm -o out/npu --static-shapes batch=1,sequence=128 --static-shapes batch=1,sequence=512
 
     With --static-shapes every flavour has literal dimensions throughout, one file for each choice of sizes beside one weight
     file; feeds run at the smallest that holds them, padded up where the model has a padding mask.
 
-    Exits with 1 when a flavour is not the same model; then nothing is written.
+    With --precision auto each runtime's ways to write smaller numbers are tried, by themselves and mixed layer by layer, and
+    the fastest that keeps the budget on inputs that the search has not seen is written.
+
+    Exits with 1 when a flavour is not the same model, or no smaller numbers keep the budget and are faster; then nothing is
+    written.
     """
     # torch takes seconds to import: not before the arguments are known to be right
     targets = runtimes or _installed()
@@ -84,6 +92,7 @@ def command(
         say("starting torch")
         from edgeattn.exporters.export import ExportFailedError, export
 
+        wish = precision.wish_of(**asked)
         failure: ExportFailedError | None = None
         try:
             report = export(
@@ -93,6 +102,7 @@ def command(
                 lowering=lowering,
                 static_shapes=static_shapes,
                 cache=None if cache is None else cache == "dynamic",
+                wish=wish,
                 force=force,
                 keep_failed=keep_failed,
                 progress=say,
@@ -119,6 +129,8 @@ def _print(report: ExportReport) -> None:
     for part, each in report.parts.items():
         _print_model(each, f"{report.source}, {part}")
     _print_model(report, f"{report.source}, decoder" if ENCODER in report.parts else report.source)
+    for outcome in report.outcomes:
+        precision.show(outcome)
     if report.output is None:
         return
     click.echo(f"wrote {report.output} ({numbers.size(report.size)}) in {report.seconds:.0f} s")

@@ -14,7 +14,7 @@ from edgeattn.cli.table import table
 from edgeattn.errors import RuntimeMissingError, unknown
 from edgeattn.progress import progress
 
-KINDS = ("variants", "runtimes", "lowerings", "models")
+KINDS = ("variants", "runtimes", "lowerings", "models", "precisions")
 
 
 @click.command("list")
@@ -23,7 +23,7 @@ KINDS = ("variants", "runtimes", "lowerings", "models")
 @options.common
 def command(kind: str, names: tuple[str, ...], as_json: bool) -> None:
     """List attention variants (with the form each runtime here gets), runtimes, lowerings (and whether each one's probe
-    passes here), or the zoo's models.
+    passes here), the zoo's models, or the precisions of `edgeattn export --precision`.
 
     \b
     Example:
@@ -98,6 +98,15 @@ def _runtimes(names: tuple[str, ...]) -> list[dict[str, Any]]:
     return [fact for fact in facts if fact["name"] in picked]
 
 
+def _precisions(names: tuple[str, ...]) -> list[dict[str, Any]]:
+    try:
+        from edgeattn.exporters.quantize.kinds import KINDS as ALL
+    except ImportError as error:
+        raise _needs_export(error) from error
+    picked = _picked(names, sorted({kind.name for kind in ALL}), "precision")
+    return [dataclasses.asdict(kind) for kind in ALL if kind.name in picked]
+
+
 def _needs_export(error: ImportError) -> RuntimeMissingError:
     return RuntimeMissingError(f'this list needs the export tools ({error}); fix: pip install "edgeattn[export,hf]"')
 
@@ -124,6 +133,11 @@ def _model_table(data: list[dict[str, Any]]) -> str:
         for item in data
     ]
     return table(["model", "what", "installed", "licence"], rows)
+
+
+def _precision_table(data: list[dict[str, Any]]) -> str:
+    rows = [[item["name"], item["runtime"], item["weights"], item["activations"], item["summary"]] for item in data]
+    return table(["precision", "runtime", "weights", "inputs of products", "what"], rows)
 
 
 def _lowering_table(data: list[dict[str, Any]]) -> str:
@@ -156,5 +170,11 @@ def _cell(verdicts: dict[str, dict[str, str]]) -> str:
     return f"proven but for {', '.join(failing)}" if failing else "proven"
 
 
-_DATA = {"variants": _variants, "runtimes": _runtimes, "lowerings": _lowerings, "models": _models}
-_TABLES = {"variants": _variant_table, "runtimes": runtime_table, "lowerings": _lowering_table, "models": _model_table}
+_DATA = {"variants": _variants, "runtimes": _runtimes, "lowerings": _lowerings, "models": _models, "precisions": _precisions}
+_TABLES = {
+    "variants": _variant_table,
+    "runtimes": runtime_table,
+    "lowerings": _lowering_table,
+    "models": _model_table,
+    "precisions": _precision_table,
+}

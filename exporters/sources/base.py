@@ -75,6 +75,8 @@ class Source:
     preprocessing: Preprocessing | None = None
     """How feeds are made of images and sounds; None where the model takes neither."""
     provenance: dict[str, str] = field(default_factory=dict)
+    texts: Callable[[], list[str]] | None = None
+    """Sentences as the model may be asked about, where some come with it."""
     parts: dict[str, Source] = field(default_factory=dict)
     """Name -> a further model of the same bundle, proven by itself, such as the encoder that a decoder needs."""
 

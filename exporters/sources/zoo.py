@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from edgeattn.exporters.sources.base import Source
 from edgeattn.exporters.sources.gguf_file import from_gguf
 from edgeattn.exporters.sources.huggingface import from_folder
 
+_SHORTEST = 30
+"""Characters of a sentence."""
 DEMO_COMMAND = "pip install --no-deps -r requirements-demo.txt"
 
 
@@ -58,6 +61,20 @@ _MODELS = (
         licence="Apache-2.0",
     ),
 )
+_NEWS = "test/test_data/lee_background.cor"
+"""300 short news texts, one a line, in the package gensim, which is read and not imported."""
+
+
+def _texts() -> list[str]:
+    """Sentences of English news; none where gensim is not installed."""
+    spec = importlib.util.find_spec("gensim")
+    if spec is None or spec.origin is None:
+        return []
+    news = (Path(spec.origin).parent / _NEWS).read_text(encoding="latin1")
+    sentences = (sentence.strip() for line in news.splitlines() for sentence in re.split(r"(?<=[.?!]) ", line))
+    return [sentence for sentence in sentences if len(sentence) > _SHORTEST]
+
+
 MODELS = {model.name: model for model in _MODELS}
 
 
@@ -83,4 +100,6 @@ def from_zoo(name: str, cache: bool | None = None) -> Source:
         )
     source = model.source(cache)
     origin = {"package": model.distribution, "licence": model.licence}
-    return replace(source, name=name, kind="zoo", provenance={**source.provenance, **origin, "folder": model.folder})
+    return replace(
+        source, name=name, kind="zoo", texts=_texts, provenance={**source.provenance, **origin, "folder": model.folder}
+    )

@@ -1,0 +1,112 @@
+"""The options of `edgeattn export` about smaller numbers, and the table of what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeattn.cli import numbers
+from edgeattn.cli.table import table
+from edgeattn.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeattn.exporters.quantize.outcome import Outcome
+    from edgeattn.exporters.quantize.stage import Wish
+    from edgeattn.exporters.quantize.trials import Trial
+
+_OPTIONS = (
+    click.option(
+        "--precision",
+        "precisions",
+        multiple=True,
+        metavar="NAME",
+        help="Smaller numbers: `auto` for the fastest that keep a budget, or one of `edgeattn list precisions`; repeatable. "
+        "`fp32` beside them keeps full precision in the bundle too. Default: fp32.",
+    ),
+    click.option("--min-cosine", type=float, help="Budget: the mean cosine of output vectors with those at full precision."),
+    click.option("--min-top1", type=float, help="Budget: the share of positions where the largest output is the same."),
+    click.option("--max-perplexity-rise", type=float, help="Budget of a language model: 0.02 is a perplexity 2 % higher."),
+    click.option("--metric", metavar="FILE.py:FUNCTION", help="Your own metric, f(run) -> float where run(feeds) -> outputs."),
+    click.option("--max-drop", type=float, help="Budget: what --metric may lose, in its own units."),
+    click.option(
+        "--calibration",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="Inputs as the model will see them: a text a line (.txt), arrays by input name (.npz, .safetensors), or a folder of "
+        "those or of images. A part of them is kept aside to prove the result on.",
+    ),
+    click.option("--compare-output", metavar="NAME", help="The output whose vectors are compared."),
+    click.option(
+        "--search-time", type=float, default=600.0, show_default=True, help="Seconds after which no mixture is begun."
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Which inputs are kept aside."),
+    click.option("--allow-slower", is_flag=True, help="Keep smaller numbers that are not faster, for their size."),
+)
+
+
+def options(function: Any) -> Any:
+    """All of them."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def wish_of(
+    precisions: tuple[str, ...],
+    min_cosine: float | None,
+    min_top1: float | None,
+    max_perplexity_rise: float | None,
+    metric: str | None,
+    max_drop: float | None,
+    calibration: Path | None,
+    compare_output: str | None,
+    search_time: float,
+    seed: int,
+    allow_slower: bool,
+) -> Wish | None:
+    """What was asked for; None at full precision.
+
+    Raises:
+        UsageError: options that do not go together.
+    """
+    bounds = {"cosine": min_cosine, "top1": min_top1, "perplexity_rise": max_perplexity_rise, "drop": max_drop}
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    if not set(precisions) - {"fp32"}:
+        if given or metric or calibration:
+            raise UsageError("a budget, a metric and calibration are for smaller numbers; add --precision auto")
+        return None
+    if len(given) > 1:
+        raise UsageError(f"one budget at a time, got {' and '.join(given)}")
+    if (metric is None) != (max_drop is None):
+        raise UsageError("--metric and --max-drop go together: the metric, and how much it may lose")
+    from edgeattn.exams import Budget
+    from edgeattn.exporters.quantize.metric import load_metric
+    from edgeattn.exporters.quantize.stage import Wish
+
+    budget = next((Budget(name, bound) for name, bound in given.items()), None)
+    function = load_metric(metric) if metric else None
+    return Wish(precisions, budget, calibration, function, compare_output, allow_slower, search_time, seed)
+
+
+def show(outcome: Outcome) -> None:
+    """Everything that was tried, the fastest first, and what was chosen."""
+    metric = "perplexity_rise" if any("perplexity_rise" in trial.scores for trial in outcome.trials) else "cosine"
+    timed = sorted((t for t in outcome.trials if t.time is not None), key=lambda t: t.time.value if t.time else 0.0)
+    best = outcome.best
+    rows = [_row(trial, metric, trial is outcome.chosen, trial in best) for trial in timed]
+    click.echo(f"{outcome.target}: inputs are {outcome.origin}")
+    click.echo(table(["", "precision", "time / fp32", metric, "top1", "size"], rows, right=["size"]))
+    if outcome.chosen is not None:
+        scores = ", ".join(f"{name} {value:.6g}" for name, value in outcome.scores.items())
+        click.echo(f"chosen: {outcome.chosen.name}; on {outcome.samples} samples that nothing had seen: {scores}")
+    click.echo()
+
+
+def _row(trial: Trial, metric: str, chosen: bool, best: bool) -> list[str]:
+    time = trial.time
+    assert time is not None
+    ratio = f"{time.value:.2f} [{time.low:.2f}, {time.high:.2f}]"
+    mark = "->" if chosen else "*" if best else ""
+    return [mark, trial.name, ratio, f"{trial.scores[metric]:.6g}", f"{trial.scores['top1']:.4f}", numbers.size(trial.size)]

@@ -1,0 +1,208 @@
+"""How far a model with smaller numbers is from the one with all of them, as numbers that people state budgets in.
+
+An exam holds inputs and what the full model says of them; a bundle keeps one, so that a device can examine again.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeattn.bundle import Bundle
+from edgeattn.decoding.session import DecoderSession
+from edgeattn.errors import BundleError
+from edgeattn.golden import read_case
+from edgeattn.manifest import TOKENS, GoldenCase
+from edgeattn.runtimes.base import Session
+from edgeattn.tensors import write_tensors
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+Ints = NDArray[np.int64]
+
+COSINE, LEAST_COSINE, TOP1, RISE, DROP = "cosine", "least_cosine", "top1", "perplexity_rise", "drop"
+METRICS: dict[str, tuple[str, int]] = {
+    COSINE: ("mean cosine of output vectors", 1),
+    LEAST_COSINE: ("least cosine of an output vector", 1),
+    TOP1: ("share of positions with the same largest output", 1),
+    RISE: ("perplexity over the full model's, less 1", -1),
+    DROP: ("what your metric loses", -1),
+}
+"""Name -> what it is, and 1 where more is better."""
+_NLL, _TOP = "nll", "top"
+_FILE = "golden/exam.safetensors"
+_KEPT, _KEPT_BYTES = 64, 2 << 20
+"""A bundle keeps at most so many samples, or windows of a text, and of vectors at most so many bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The worst that a metric may be."""
+
+    metric: str
+    bound: float
+
+    def holds(self, scores: Mapping[str, float]) -> bool:
+        """Whether `scores` keep it; a number that is not finite never does."""
+        return self.miss(scores) <= 0
+
+    def miss(self, scores: Mapping[str, float]) -> float:
+        """By how much `scores` are worse than the bound; 0 or less where they hold it."""
+        value = scores.get(self.metric, float("nan"))
+        return (self.bound - value) * METRICS[self.metric][1] if np.isfinite(value) else float("inf")
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'at least' if METRICS[self.metric][1] > 0 else 'at most'} {self.bound:g}"
+
+
+class Exam(abc.ABC):
+    """Inputs with what the full model says of them."""
+
+    @property
+    @abc.abstractmethod
+    def samples(self) -> int:
+        """How many inputs (or tokens) are scored."""
+
+    @abc.abstractmethod
+    def score(self, session: Session) -> dict[str, float]:
+        """Metric -> value."""
+
+    @abc.abstractmethod
+    def fitting(self) -> int:
+        """How many samples (or windows) a bundle keeps."""
+
+    @abc.abstractmethod
+    def first(self, count: int) -> Exam:
+        """The exam of the first `count` samples (or windows)."""
+
+    @abc.abstractmethod
+    def tensors(self, count: int) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The first `count` samples as the inputs and outputs of a case in a bundle."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorExam(Exam):
+    """One output's vectors along its last axis: rows of an embedding, tokens of a sequence, logits of a class.
+
+    Each of `feeds` is one sample, B = 1 and nothing of it padding; `truth` has the full model's output for it.
+    """
+
+    output: str
+    feeds: Sequence[Feeds]
+    truth: Sequence[Array]
+
+    @property
+    def samples(self) -> int:
+        return len(self.feeds)
+
+    def score(self, session: Session) -> dict[str, float]:
+        cosines, same = [], []
+        for feeds, expected in zip(self.feeds, self.truth, strict=True):
+            got = session.run(feeds)[self.output].astype(np.float64)
+            norms = np.linalg.norm(got, axis=-1) * np.linalg.norm(expected.astype(np.float64), axis=-1)
+            cosines.append((got * expected).sum(axis=-1).reshape(-1) / np.maximum(norms, np.finfo(np.float64).tiny).reshape(-1))
+            same.append((got.argmax(axis=-1) == expected.argmax(axis=-1)).reshape(-1))
+        every = np.concatenate(cosines)
+        return {COSINE: float(every.mean()), LEAST_COSINE: float(every.min()), TOP1: float(np.concatenate(same).mean())}
+
+    def fitting(self) -> int:
+        sizes = np.cumsum([array.nbytes for array in self.truth])
+        return max(1, min(_KEPT, int((sizes <= _KEPT_BYTES).sum())))
+
+    def first(self, count: int) -> VectorExam:
+        return VectorExam(self.output, self.feeds[:count], self.truth[:count])
+
+    def tensors(self, count: int) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Numbered: samples have lengths of their own."""
+        chosen = range(min(count, self.samples))
+        inputs = {f"{i}.{name}": array for i in chosen for name, array in self.feeds[i].items()}
+        return inputs, {f"{i}.{self.output}": self.truth[i] for i in chosen}
+
+
+@dataclass(frozen=True, slots=True)
+class TextExam(Exam):
+    """A language model reads windows of a text: `tokens` (N, S), the full model's negative log-likelihood of each token but
+    the first, `nll` (N, S - 1) in nats, and what it held likeliest there, `top` (N, S - 1)."""
+
+    tokens: Ints
+    nll: NDArray[np.float32]
+    top: Ints
+
+    @property
+    def samples(self) -> int:
+        return int(self.nll.size)
+
+    def score(self, session: Session) -> dict[str, float]:
+        nll, top = read_text(session, self.tokens)
+        ratio = float(np.exp(nll.mean(dtype=np.float64) - self.nll.mean(dtype=np.float64)))
+        return {RISE: ratio - 1, "perplexity": float(np.exp(nll.mean(dtype=np.float64))), TOP1: float((top == self.top).mean())}
+
+    def fitting(self) -> int:
+        return min(_KEPT, len(self.tokens))
+
+    def first(self, count: int) -> TextExam:
+        return TextExam(self.tokens[:count], self.nll[:count], self.top[:count])
+
+    def tensors(self, count: int) -> tuple[dict[str, Array], dict[str, Array]]:
+        return {TOKENS: self.tokens[:count]}, {_NLL: self.nll[:count], _TOP: self.top[:count]}
+
+
+def read_text(session: Session, tokens: Ints) -> tuple[NDArray[np.float32], Ints]:
+    """What a language model says of every token but the first of windows (N, S), each read alone: its negative log-likelihood
+    and the likeliest token instead, (N, S - 1)."""
+    decoder = DecoderSession(session)
+    nll, top = [], []
+    for window in tokens:
+        decoder.reset()
+        logits = decoder.prefill(window[None])[0, :-1].astype(np.float64)
+        peak = logits.max(axis=-1, keepdims=True)
+        total = np.log(np.exp(logits - peak).sum(axis=-1)) + peak[:, 0]
+        nll.append(total - logits[np.arange(len(logits)), window[1:]])
+        top.append(logits.argmax(axis=-1))
+    decoder.reset()
+    return np.array(nll, dtype=np.float32), np.array(top, dtype=np.int64)
+
+
+def write_exam(folder: Path, exam: Exam, output: int) -> GoldenCase:
+    """Keep some samples of `exam` in a bundle folder; `output` is the index of what a `VectorExam` looks at."""
+    count = exam.fitting()
+    inputs, outputs = exam.tensors(count)
+    tensors = {
+        **{f"in.{name}": array for name, array in inputs.items()},
+        **{f"out.{name}": array for name, array in outputs.items()},
+    }
+    (folder / _FILE).parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / _FILE, tensors)
+    return GoldenCase(_FILE, {"output": output, "samples": count} if isinstance(exam, VectorExam) else {}, {})
+
+
+def read_exam(bundle: Bundle) -> Exam | None:
+    """The exam that a bundle holds, if it holds one.
+
+    Raises:
+        BundleError: it is malformed.
+    """
+    case = bundle.manifest.exam
+    if case is None:
+        return None
+    if "output" not in case.sizes:
+        golden = read_case(bundle, case, ((TOKENS,), (_NLL, _TOP)))
+        tokens, nll, top = golden.inputs[TOKENS], golden.outputs[_NLL], golden.outputs[_TOP]
+        if tokens.ndim != 2 or nll.shape != top.shape or nll.shape != (tokens.shape[0], tokens.shape[1] - 1):
+            raise BundleError(f"{case.file}: tokens {tokens.shape} and what is said of them {nll.shape} do not go together")
+        return TextExam(tokens, nll, top)
+    index, count = case.sizes["output"], case.sizes.get("samples", 0)
+    if not 0 <= index < len(bundle.manifest.outputs) or count < 1:
+        raise BundleError(f"{case.file}: output {index} with {count} samples; export the model again")
+    output = bundle.manifest.outputs[index].name
+    names = [info.name for info in bundle.manifest.inputs]
+    wanted = ([f"{i}.{name}" for i in range(count) for name in names], [f"{i}.{output}" for i in range(count)])
+    golden = read_case(bundle, case, wanted)
+    feeds = [{name: golden.inputs[f"{i}.{name}"] for name in names} for i in range(count)]
+    return VectorExam(output, feeds, [golden.outputs[f"{i}.{output}"] for i in range(count)])

@@ -1,0 +1,86 @@
+"""A metric of the user's own: a function that is given a way to run the model, and says how good it is."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeattn.errors import UsageError
+from edgeattn.exams import DROP, Exam
+from edgeattn.runtimes.base import Session
+
+Array = NDArray[Any]
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+Metric = Callable[[Run], float]
+"""Given `run(feeds) -> outputs`, how good the model is, in units of its own; more is better."""
+
+
+def load_metric(text: str) -> Metric:
+    """The function that `path/to/file.py:name` says.
+
+    Raises:
+        UsageError: there is no such file or function, or the file does not run.
+    """
+    file, _, name = text.rpartition(":")
+    path = Path(file)
+    if not name or path.suffix != ".py" or not path.is_file():
+        raise UsageError(f"--metric {text!r}: expected path/to/file.py:function, with a file that is there")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"--metric {text!r}: {path} failed to run: {type(error).__name__}: {error}") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise UsageError(f"--metric {text!r}: {path} has no function {name!r}; it has: {', '.join(_functions(module))}")
+    return found  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricExam(Exam):
+    """Another exam, and by how much the user's metric is below `full`, that of the full model."""
+
+    inner: Exam
+    metric: Metric
+    full: float
+
+    @property
+    def samples(self) -> int:
+        return self.inner.samples
+
+    def score(self, session: Session) -> dict[str, float]:
+        value = measured(self.metric, session)
+        return {**self.inner.score(session), "metric": value, DROP: self.full - value}
+
+    def fitting(self) -> int:
+        return self.inner.fitting()
+
+    def first(self, count: int) -> Exam:
+        return self.inner.first(count)
+
+    def tensors(self, count: int) -> tuple[dict[str, Array], dict[str, Array]]:
+        return self.inner.tensors(count)
+
+
+def measured(metric: Metric, session: Session) -> float:
+    """What the metric says of a session. Raises UsageError where it fails, or gives no finite number."""
+    try:
+        value = float(metric(session.run))
+    except Exception as error:
+        raise UsageError(f"--metric failed: {type(error).__name__}: {error}") from error
+    if not np.isfinite(value):
+        raise UsageError(f"--metric gave {value}; expected a finite number, more being better")
+    return value
+
+
+def _functions(module: object) -> list[str]:
+    return sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_")) or ["none"]

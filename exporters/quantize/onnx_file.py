@@ -1,0 +1,193 @@
+"""An ONNX flavour with smaller numbers in it: products with constant weights and embeddings, never attention itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from edgeattn.exporters.quantize.kinds import Kind, Layer
+
+_SMALLEST = 4096
+"""Elements of a weight below which nothing is gained."""
+_BLOCK = 32
+_INLINE = 1024
+_HALF_MAX = 65504.0
+"""Largest number of float16."""
+
+
+def layers(model: onnx.ModelProto) -> dict[str, Layer]:
+    """The nodes that can be quantized, by name, in the order of the graph: products with constant weights, embeddings."""
+    weights = {name: int(np.prod(tensor.dims)) for name, tensor in _matrices(model).items()}
+    found = {node.name: _weight(node) for node in model.graph.node}
+    return {node: Layer(weight, weights[weight]) for node, weight in found.items() if weight in weights}
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """The model with its weights, without the types of values in between (the quantizers find them again), and with every
+    product's weights as its own constant."""
+    model = onnx.load(path)
+    del model.graph.value_info[:]
+    _untie(model)
+    return model
+
+
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """All of it, weights included."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def quantized(model: onnx.ModelProto, kinds: Mapping[str, Kind]) -> onnx.ModelProto:
+    """A copy of `model` with the layers of `kinds`, by name, written so."""
+    result = copied(model)
+    embeddings = {node.name for node in result.graph.node if node.op_type == "Gather"}
+    for name in ("int8-dynamic", "int8", "int4"):
+        nodes = {node for node, kind in kinds.items() if kind.name == name} - embeddings
+        if nodes:
+            result = _dynamic(result, nodes) if name == "int8-dynamic" else _blocks(result, nodes, 4 if name == "int4" else 8)
+    for node, kind in kinds.items():
+        if node in embeddings and kind.weights != "fp16":
+            _rows(result, node)
+    _halves(result, {node for node, kind in kinds.items() if kind.weights == "fp16"})
+    return _without_leftovers(result)
+
+
+def write(model: onnx.ModelProto, path: Path, weights: str) -> None:
+    """Save; numbers go to the file `weights` beside it, which must not be there."""
+    onnx.save_model(
+        model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=weights, size_threshold=_INLINE
+    )
+
+
+def domains(model: onnx.ModelProto) -> dict[str, int]:
+    """As a manifest has them."""
+    return {entry.domain: entry.version for entry in model.opset_import}
+
+
+def _weight(node: onnx.NodeProto) -> str:
+    if node.op_type == "MatMul":
+        return str(node.input[1])
+    return str(node.input[0]) if node.op_type == "Gather" else ""
+
+
+def _matrices(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    return {
+        tensor.name: tensor
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2 and np.prod(tensor.dims) >= _SMALLEST
+    }
+
+
+def _untie(model: onnx.ModelProto) -> None:
+    """A product with the transpose of an embedding gets weights of its own: the two are quantized along different axes."""
+    graph, weights = model.graph, _matrices(model)
+    turned = {n.output[0]: n for n in graph.node if n.op_type == "Transpose" and n.input[0] in weights}
+    users = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in turned]
+    for node in users:
+        transpose = turned[node.input[1]]
+        matrix = numpy_helper.to_array(weights[transpose.input[0]]).T
+        name = f"{transpose.input[0]}.T"
+        if all(tensor.name != name for tensor in graph.initializer):
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(matrix), name))
+        node.input[1] = name
+    read = {name for node in graph.node for name in node.input}
+    for transpose in turned.values():
+        if transpose.output[0] not in read:
+            graph.node.remove(transpose)
+
+
+def _dynamic(model: onnx.ModelProto, nodes: Collection[str]) -> onnx.ModelProto:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with TemporaryDirectory() as folder, _quiet():
+        before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
+        write(model, before, "before.bin")
+        quantize_dynamic(
+            before,
+            after,
+            op_types_to_quantize=["MatMul"],
+            nodes_to_quantize=sorted(nodes),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=True,
+            extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
+        return onnx.load(after)
+
+
+def _blocks(model: onnx.ModelProto, nodes: Collection[str], bits: int) -> onnx.ModelProto:
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    settings: dict[str, Any] = {"bits": bits, "block_size": _BLOCK, "is_symmetric": bits == 8, "accuracy_level": 4}
+    others = [node.name for node in model.graph.node if node.name not in nodes]
+    with _quiet():
+        config = DefaultWeightOnlyQuantConfig(**settings)
+        quantizer = MatMulNBitsQuantizer(model, nodes_to_exclude=others, algo_config=config, **settings)
+        quantizer.process()
+        return quantizer.model.model
+
+
+def _rows(model: onnx.ModelProto, name: str) -> None:
+    """An embedding in int8 with a scale per row. ONNX Runtime's own quantizer has one scale for all of them."""
+    graph = model.graph
+    node = next(node for node in graph.node if node.name == name)
+    table = numpy_helper.to_array(_matrices(model)[node.input[0]])
+    scales = np.maximum(np.abs(table).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / 127
+    stored = {f"{name}.rows": np.rint(table / scales).astype(np.int8), f"{name}.scales": scales.astype(np.float32)}
+    for key, array in stored.items():
+        if all(tensor.name != key for tensor in graph.initializer):
+            graph.initializer.append(numpy_helper.from_array(array, key))
+    picked = [f"{name}.picked", f"{name}.picked_scales", f"{name}.cast"]
+    place = list(graph.node).index(node)
+    written = [
+        helper.make_node("Gather", [f"{name}.rows", node.input[1]], [picked[0]], f"{name}.gather"),
+        helper.make_node("Gather", [f"{name}.scales", node.input[1]], [picked[1]], f"{name}.gather_scales"),
+        helper.make_node("Cast", [picked[0]], [picked[2]], f"{name}.to_float", to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", [picked[2], picked[1]], list(node.output), name),
+    ]
+    graph.node.remove(node)
+    for offset, each in enumerate(written):
+        graph.node.insert(place + offset, each)
+
+
+def _halves(model: onnx.ModelProto, nodes: Collection[str]) -> None:
+    """Weights of `nodes` in float16 and cast back, which ONNX Runtime does once, when it loads; none that float16 cannot hold."""
+    graph, matrices = model.graph, _matrices(model)
+    names = {_weight(node) for node in graph.node if node.name in nodes}
+    for name in sorted(names & set(matrices)):
+        array: NDArray[Any] = numpy_helper.to_array(matrices[name])
+        if np.abs(array).max() > _HALF_MAX:
+            continue
+        graph.initializer.remove(matrices[name])
+        graph.initializer.append(numpy_helper.from_array(array.astype(np.float16), f"{name}.half"))
+        graph.node.insert(0, helper.make_node("Cast", [f"{name}.half"], [name], f"{name}.to_float", to=onnx.TensorProto.FLOAT))
+
+
+def _without_leftovers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without weights that nothing reads any more."""
+    read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizers log a line or more for every node."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)

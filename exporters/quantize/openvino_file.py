@@ -1,0 +1,132 @@
+"""An OpenVINO flavour with smaller numbers in it, by NNCF: products with constant weights and embeddings."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeattn.errors import RuntimeMissingError
+from edgeattn.exporters.quantize.kinds import Kind, Layer
+from edgeattn.exporters.stateful.weights import save
+from edgeattn.openvino_ir import NOTE, SUFFIX, Note, read_ir
+from edgeattn.runtimes.vendor import import_openvino
+
+Feeds = Mapping[str, NDArray[Any]]
+
+_SMALLEST = 4096
+_GROUP = 64
+
+
+def read(path: Path) -> Any:
+    """The flavour as OpenVINO's model."""
+    core = import_openvino().Core()
+    note = read_ir(path).note() if path.suffix == SUFFIX else None
+    return core.read_model(path, path.parent / note.weights) if note else core.read_model(path)
+
+
+def layers(model: Any) -> dict[str, Layer]:
+    """Products with constant weights and embeddings, by name, in the order of the graph."""
+    found = {}
+    for node in model.get_ordered_ops():
+        place = {"MatMul": 1, "Gather": 0}.get(node.get_type_name())
+        weights = _matrix(node.input_value(place).get_node()) if place is not None else None
+        if weights is not None:
+            found[node.get_friendly_name()] = Layer(weights.get_friendly_name(), int(np.prod(weights.get_output_shape(0))))
+    return found
+
+
+def input_names(path: Path) -> set[str]:
+    """The inputs of a file; what does not matter to the model is none."""
+    return {name for port in read(path).inputs for name in port.get_names()}
+
+
+def quantized(path: Path, kinds: Mapping[str, Kind], samples: Sequence[Feeds]) -> Any:
+    """The model at `path` with the layers of `kinds`, by name, written so. `samples` are for those that need them.
+
+    Raises:
+        RuntimeMissingError: NNCF is not installed.
+    """
+    nncf = _import_nncf()
+    model = read(path)
+    named = {name: {layer for layer, kind in kinds.items() if kind.name == name} for name in ("int8-static", "int4")}
+    others = set(layers(model))
+    with _quiet():
+        if static := named["int8-static"]:
+            model = _static(nncf, model, others - static, samples)
+        if int4 := named["int4"]:
+            scope = nncf.IgnoredScope(names=sorted(others - int4), validate=False)
+            mode = nncf.CompressWeightsMode.INT4_ASYM
+            model = nncf.compress_weights(model, mode=mode, group_size=_GROUP, ratio=1.0, all_layers=True, ignored_scope=scope)
+        if int8 := {layer for layer, kind in kinds.items() if kind.name in ("int8", "int8-weights")}:
+            scope = nncf.IgnoredScope(names=sorted(others - int8), validate=False)
+            model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=scope)
+    if any(kind.weights == "fp16" for kind in kinds.values()):
+        _halves(model)
+    return model
+
+
+def write(model: Any, path: Path, weights: Path, note: Note) -> dict[str, int]:
+    """Save as XML, its numbers appended to `weights`; returns its domains, as a manifest has them."""
+    model.set_rt_info(note.dumps(), list(NOTE))
+    save(model, path, weights, [])
+    return {"openvino": max(int(layer.opset.removeprefix("opset")) for layer in read_ir(path).layers)}
+
+
+def _static(nncf: Any, model: Any, ignored: Collection[str], samples: Sequence[Feeds]) -> Any:
+    names = [port.get_any_name() for port in model.inputs]
+    data = nncf.Dataset([{name: feeds[name] for name in names} for feeds in samples])
+    return nncf.quantize(
+        model,
+        data,
+        subset_size=len(samples),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(names=sorted(ignored), validate=False),
+    )
+
+
+def _halves(model: Any) -> None:
+    from openvino._offline_transformations import compress_model_transformation
+
+    compress_model_transformation(model)
+
+
+def _matrix(node: Any) -> Any:
+    """The constant behind `node` that is a large matrix of real numbers; None where there is none."""
+    while node.get_type_name() in ("Convert", "Transpose"):
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "Constant":
+        return None
+    shape = node.get_output_shape(0)
+    return node if len(shape) == 2 and np.prod(shape) >= _SMALLEST and node.get_element_type().is_real() else None
+
+
+def _import_nncf() -> Any:
+    try:
+        with _quiet():
+            import nncf
+    except ImportError as error:
+        raise RuntimeMissingError(
+            f'smaller numbers on OpenVINO need the package nncf ({error}); fix: pip install "edgeattn[quantize]"'
+        ) from error
+    return nncf
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """NNCF prints tables and bars to stdout and logs to stderr."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)

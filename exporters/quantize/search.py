@@ -1,0 +1,85 @@
+"""The fastest way to write a flavour in smaller numbers that keeps a budget: every kind by itself, then mixtures of two."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from edgeattn.exams import Budget
+from edgeattn.exporters.quantize.candidate import Kinds
+from edgeattn.exporters.quantize.kinds import Kind, Layer, kinds_for
+from edgeattn.exporters.quantize.trials import Trial, Trials, holding
+
+_HALVES = 2
+_MARGIN = 0.1
+"""Share of the budget that a mixture leaves for inputs other than those of the search."""
+
+
+def search(trials: Trials, budget: Budget, seconds: float) -> list[Trial]:
+    """Everything that was tried and timed, in that order. No mixture is begun when `seconds` are over."""
+    deadline = time.monotonic() + seconds
+    layers = trials.workshop.layers
+    found = [trials.run(dict.fromkeys(layers, kind)) for kind in kinds_for(trials.workshop.runtime.name)]
+    kept = holding(found, budget)
+    careful = kept[0] if kept else None
+    for fast in sorted((trial for trial in found if trial.faster), key=_ratio):
+        beaten = careful is not None and _ratio(careful) <= _ratio(fast)
+        if budget.holds(fast.scores) or beaten or time.monotonic() > deadline:
+            continue
+        mixed = _mixture(trials, _stricter(budget), next(iter(fast.kinds.values())), careful, deadline)
+        if mixed is not None:
+            found.append(mixed)
+            careful = next(iter(holding(found, budget)), careful)
+    return found
+
+
+def _mixture(trials: Trials, budget: Budget, fast: Kind, careful: Trial | None, deadline: float) -> Trial | None:
+    """As many layers as the budget allows in the kind `fast`, the least sensitive first, the others as in `careful`, or as
+    they were; None where not even one group of them is."""
+    groups = _groups(trials.workshop.layers)
+    ranked = sorted(groups, key=lambda group: _sensitivity(trials, budget, group, fast))
+    least, most = 0, len(ranked)
+    while least < most and time.monotonic() < deadline:
+        count = (least + most + 1) // 2
+        trial = trials.run(_kinds(ranked[:count], fast, careful), timed=False)
+        least, most = (count, most) if budget.holds(trial.scores) else (least, count - 1)
+    return trials.run(_kinds(ranked[:least], fast, careful)) if least else None
+
+
+def _stricter(budget: Budget) -> Budget:
+    """A mixture is made to lie just within what was asked, and so would as often as not miss it on other inputs."""
+    perfect = _PERFECT[budget.metric]
+    return Budget(budget.metric, perfect - (1 - _MARGIN) * (perfect - budget.bound))
+
+
+def _kinds(groups: Sequence[Sequence[str]], fast: Kind, careful: Trial | None) -> Kinds:
+    return {**(careful.kinds if careful else {}), **{layer: fast for group in groups for layer in group}}
+
+
+def _sensitivity(trials: Trials, budget: Budget, group: Sequence[str], fast: Kind) -> float:
+    """How much the metric loses by this group alone, for each number in it."""
+    layers = trials.workshop.layers
+    lost = budget.miss(trials.run(dict.fromkeys(group, fast), timed=False).scores)
+    full = budget.miss({budget.metric: _PERFECT[budget.metric]})
+    return (lost - full) / sum(layers[layer].elements for layer in group)
+
+
+_PERFECT = {"cosine": 1.0, "least_cosine": 1.0, "top1": 1.0, "perplexity_rise": 0.0, "drop": 0.0}
+"""What full precision scores against itself."""
+
+
+def _groups(layers: Mapping[str, Layer]) -> list[list[str]]:
+    """Layers of one role, in the first and in the second half of the stack."""
+    roles: dict[str, list[str]] = {}
+    for name, layer in layers.items():
+        roles.setdefault(layer.role, []).append(name)
+    halves = []
+    for names in roles.values():
+        size = -(-len(names) // _HALVES)
+        halves += [names[start : start + size] for start in range(0, len(names), size)]
+    return halves
+
+
+def _ratio(trial: Trial) -> float:
+    assert trial.time is not None
+    return trial.time.value

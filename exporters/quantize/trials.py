@@ -1,0 +1,125 @@
+"""Candidates tried: what each scores, how fast it is and how large; remembered, so that a search that was stopped goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeattn.benchmarking.stats import Ratio
+from edgeattn.exams import Budget, Exam
+from edgeattn.exporters.quantize.candidate import Kinds, Workshop, kinds_used, rounds_inputs
+from edgeattn.machine import cpu_identity
+from edgeattn.runtimes.base import Session
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A candidate as it was found: `size` in bytes, `time` over full precision (None where only its scores were asked)."""
+
+    kinds: Kinds
+    used: dict[str, int]
+    scores: dict[str, float]
+    size: int
+    time: Ratio | None
+
+    @property
+    def name(self) -> str:
+        """`int8-static x36, int8 x2`; a kind alone where it is that of every layer."""
+        if len(self.used) == 1:
+            return next(iter(self.used))
+        return ", ".join(f"{kind} x{count}" for kind, count in self.used.items())
+
+    @property
+    def faster(self) -> bool:
+        """Whether it was shown to be faster than full precision."""
+        return self.time is not None and self.time.verdict == "faster"
+
+
+class Trials:
+    """Tries candidates of a workshop on one exam."""
+
+    def __init__(self, workshop: Workshop, full: Session, exam: Exam, memory: Memory, say: Callable[[str], None]) -> None:
+        self.workshop = workshop
+        self._full = full
+        self._exam = exam
+        self._memory = memory
+        self._say = say
+
+    def run(self, kinds: Kinds, timed: bool = True) -> Trial:
+        """Write, load and score a candidate, and time it beside full precision; or as it is remembered."""
+        layers = self.workshop.layers
+        used = kinds_used(kinds, layers)
+        key = ",".join(kinds[layer].name if layer in kinds else "-" for layer in layers)
+        known = self._memory.get(key)
+        if known is None or (timed and known["time"] is None):
+            self._say(f"trying {', '.join(f'{kind} x{count}' for kind, count in used.items())}")
+            known = self._measured(kinds, timed)
+            self._memory.put(key, known)
+        time = Ratio(**known["time"]) if known["time"] else None
+        return Trial(kinds, used, known["scores"], known["size"], time)
+
+    def _measured(self, kinds: Kinds, timed: bool) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(dir=self.workshop.folder) as folder:
+            path = Path(folder) / f"candidate{self.workshop.suffix}"
+            self.workshop.write(kinds, path, "weights.bin")
+            size = sum(file.stat().st_size for file in Path(folder).iterdir())
+            with self.workshop.load(path, rounds_inputs(kinds)) as session:
+                scores = self._exam.score(session)
+                time = asdict(self.workshop.time(session, self._full)) if timed else None
+        return {"scores": scores, "size": size, "time": time}
+
+
+class Memory:
+    """What was found before for the same weights, exam, runtime and machine, in a file of the user's cache."""
+
+    def __init__(self, workshop: Workshop, exam: Exam) -> None:
+        entries = workshop.bundle.manifest.files
+        graph = entries[workshop.flavour.file].sha256
+        weights = sorted(entry.sha256 for name, entry in entries.items() if name.endswith(".bin"))
+        inputs, outputs = exam.tensors(exam.samples)
+        digest = hashlib.sha256()
+        for part in (_FORMAT, graph, *weights, workshop.runtime.name, workshop.runtime.check().version, cpu_identity()):
+            digest.update(f"{part}\n".encode())
+        for feeds in (inputs, outputs, *workshop.calibration):
+            for name, array in feeds.items():
+                digest.update(name.encode() + array.tobytes())
+        self._path = _cache() / f"{digest.hexdigest()[:32]}.json"
+        self._known: dict[str, dict[str, Any]] = _read(self._path)
+
+    def get(self, key: str) -> Mapping[str, Any] | None:
+        """What was found for a candidate."""
+        return self._known.get(key)
+
+    def put(self, key: str, found: dict[str, Any]) -> None:
+        """Keep it, on disk too."""
+        self._known[key] = found
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(self._known))
+        partial.replace(self._path)
+
+
+def holding(trials: list[Trial], budget: Budget) -> list[Trial]:
+    """Those that keep the budget, the fastest first."""
+    kept = [trial for trial in trials if budget.holds(trial.scores) and trial.time is not None]
+    return sorted(kept, key=lambda trial: trial.time.value if trial.time else 0.0)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeattn" / "trials"
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
