@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgeattn.bundle import open_bundle
 from edgeattn.decoding.session import DecoderSession, reach
 from edgeattn.loading import open_session, pick_flavours
-from edgeattn.manifest import PAST
+from edgeattn.manifest import FP32, PAST
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import LoadOptions
 
@@ -33,6 +33,8 @@ class Decoder:
 
     about = ""
     """What is really used: versions, settings."""
+    exact = True
+    """Whether it is to say what PyTorch says; smaller numbers are held to a budget instead, when they are exported."""
 
     def reset(self, room: int) -> None:
         """Forget everything; at most `room` positions follow."""
@@ -54,14 +56,15 @@ class Decoder:
 class Ours(Decoder):
     """The bundle by our own session, as `edgeattn.decoding.load_decoder` gives it, but for workers that do not spin."""
 
-    def __init__(self, bundle: str, runtime: str, threads: int) -> None:
+    def __init__(self, bundle: str, runtime: str, threads: int, precision: str | None = None) -> None:
         opened = open_bundle(bundle)
         engine, device = registry.parse_target(runtime)
         options = LoadOptions(device=device, threads=threads, spin=False)
-        session = open_session(opened, pick_flavours(opened, engine, device), engine, options)
+        session = open_session(opened, pick_flavours(opened, engine, device, precision=precision), engine, options)
         self._session = DecoderSession(session, opened.manifest.limits.get(PAST), reach(opened.manifest))
         self._past = [info for info in opened.manifest.inputs if info.name.startswith("past_key_values.")]
         self.about = session.effective.summary()
+        self.exact = precision in (None, FP32)
 
     def reset(self, room: int) -> None:
         self._session.reset()

@@ -9,12 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
+from tasks import lee, pearson
 
 import edgeattn
 from edgeattn.bundle import Bundle, open_bundle
@@ -22,23 +20,6 @@ from edgeattn.runtimes import registry
 from edgeattn.text import encode
 
 Array = NDArray[Any]
-
-
-def corpus() -> tuple[list[str], Array]:
-    """The documents, and the upper triangle of the human similarity matrix."""
-    spec = find_spec("gensim")
-    if spec is None or spec.origin is None:
-        raise SystemExit("the Lee corpus comes with gensim; fix: pip install --no-deps -r requirements-demo.txt")
-    folder = Path(spec.origin).parent / "test" / "test_data"
-    documents = (folder / "lee.cor").read_text(encoding="latin1").splitlines()
-    judged = np.loadtxt(folder / "similarities0-1.txt")
-    return documents, judged[np.triu_indices(len(documents), 1)]
-
-
-def pearson(embeddings: Array, judged: Array) -> float:
-    """Correlation of cosine similarities with the judgements; embeddings (N, C) of unit length."""
-    similar = (embeddings @ embeddings.T)[np.triu_indices(len(embeddings), 1)]
-    return float(np.corrcoef(similar, judged)[0, 1])
 
 
 def cut_at(bundle: Bundle, length: int) -> Bundle:
@@ -68,7 +49,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     bundle = cut_at(open_bundle(arguments.bundle), arguments.max_length)
-    documents, judged = corpus()
+    documents, judged = lee()
     feeds = encode(bundle, documents)
     found = {"pytorch": pearson(embed_with_torch(feeds), judged)}
     for name in ("onnxruntime", "openvino"):

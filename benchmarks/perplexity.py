@@ -73,9 +73,9 @@ def with_torch(gguf: Path | None) -> Logits:
     return run
 
 
-def with_runtime(bundle: Bundle, name: str, texts: list[Ints]) -> tuple[float, str]:
+def with_runtime(bundle: Bundle, name: str, precision: str, texts: list[Ints]) -> tuple[float, str]:
     """Perplexity on a runtime, and what it really used."""
-    with load_decoder(bundle, name) as session:
+    with load_decoder(bundle, name, precision=precision) as session:
 
         def run(ids: Ints) -> NDArray[np.float32]:
             session.reset()
@@ -104,16 +104,18 @@ def main() -> None:
         if not registry.get(name).check().ok:
             print(f"{name:12} is not installed")
             continue
-        started = time.perf_counter()
-        value, effective = with_runtime(bundle, name, texts)
-        found.append(_row(name, value, truth, time.perf_counter() - started) | {"effective": effective})
+        for precision in bundle.manifest.precisions(f"{name}:cpu"):
+            started = time.perf_counter()
+            value, effective = with_runtime(bundle, name, precision, texts)
+            row = _row(f"{name} {precision}", value, truth, time.perf_counter() - started)
+            found.append(row | {"effective": effective})
     if arguments.json:
         report = {"machine": machine.facts(), "packages": machine.package_versions(), "rows": found}
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _row(name: str, value: float, truth: float, seconds: float) -> dict[str, Any]:
-    print(f"{name:12} {value:.6f}  ({value / truth - 1:+.1e} of PyTorch's, in {seconds:.0f} s)", flush=True)
+    print(f"{name:16} {value:.6f}  ({value / truth - 1:+.1e} of PyTorch's, in {seconds:.0f} s)", flush=True)
     return {"runtime": name, "perplexity": value, "relative": value / truth - 1, "seconds": seconds}
 
 

@@ -147,7 +147,8 @@ def measure(
 
 
 def _row(bundle: Bundle, target: TargetCheck) -> Row:
-    size = bundle.flavour_size(*bundle.manifest.flavours_for(target.flavour)) if target.flavour else 0
+    flavours = bundle.manifest.flavours_for(target.flavour, target.precision or None) if target.flavour else ()
+    size = bundle.flavour_size(*flavours)
     return Row(bundle.path.name, target, size, target.effective, reason=target.reason)
 
 
@@ -183,7 +184,7 @@ def _time(
 def _session(bundle: Bundle, row: Row, threads: int | None, libraries: tuple[str, ...]) -> Session:
     """Loaded without busy-waiting workers, which would steal from the candidates timed in turn."""
     runtime, device = registry.parse_target(row.target)
-    flavours = pick_flavours(bundle, runtime, device)
+    flavours = pick_flavours(bundle, runtime, device, precision=row.parity.precision or None)
     return open_session(bundle, flavours, runtime, target_options(runtime, device, threads, libraries, spin=False))
 
 
@@ -199,7 +200,9 @@ def _with_fresh(row: Row, bundle: Bundle, sizes: Mapping[str, int], threads: int
     runtime, device = registry.parse_target(row.target)
     options = target_options(runtime, device, threads, libraries)
     try:
-        return replace(row, fresh=measure_fresh(bundle, runtime.name, options, row.parity.flavour, sizes))
+        return replace(
+            row, fresh=measure_fresh(bundle, runtime.name, options, (row.parity.flavour, row.parity.precision), sizes)
+        )
     except RuntimeRunError as error:
         return replace(row, reason=str(error))
 

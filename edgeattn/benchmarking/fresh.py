@@ -34,10 +34,12 @@ class Fresh:
     base_rss_mb: float | None
 
 
-def measure_fresh(bundle: Bundle, runtime: str, options: LoadOptions, flavour: str, sizes: Mapping[str, int]) -> Fresh:
-    """Measure in a fresh interpreter. Raises RuntimeRunError when that process fails."""
+def measure_fresh(
+    bundle: Bundle, runtime: str, options: LoadOptions, flavour: tuple[str, str], sizes: Mapping[str, int]
+) -> Fresh:
+    """Measure in a fresh interpreter; `flavour` is its target and precision. Raises RuntimeRunError when that process fails."""
     lists = [json.dumps(dict(sizes)), json.dumps(options.custom_ops)]
-    arguments = [str(bundle.path), runtime, options.device, flavour, str(options.threads or 0), *lists]
+    arguments = [str(bundle.path), runtime, options.device, *flavour, str(options.threads or 0), *lists]
     command = [sys.executable, "-m", "edgeattn.benchmarking.fresh", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     lines = done.stdout.splitlines()
@@ -48,7 +50,7 @@ def measure_fresh(bundle: Bundle, runtime: str, options: LoadOptions, flavour: s
     return Fresh(**json.loads(lines[-1]))
 
 
-def _measure(path: str, runtime: str, options: LoadOptions, flavour: str, sizes: dict[str, int]) -> Fresh:
+def _measure(path: str, runtime: str, options: LoadOptions, flavour: tuple[str, str], sizes: dict[str, int]) -> Fresh:
     from edgeattn.benchmarking.feeds import make_feeds
     from edgeattn.loading import load
     from edgeattn.runtimes import registry
@@ -57,7 +59,10 @@ def _measure(path: str, runtime: str, options: LoadOptions, flavour: str, sizes:
     base = peak_mb()
     registry.get(runtime).check()
     start = time.perf_counter()
-    with load(path, runtime, options.device, options.threads, flavour, options.custom_ops) as session:
+    target, precision = flavour
+    with load(
+        path, runtime, options.device, options.threads, target, options.custom_ops, precision=precision or None
+    ) as session:
         loaded = time.perf_counter()
         session.run(feeds)
         ran = time.perf_counter()
@@ -84,9 +89,9 @@ def _status_mb(name: str) -> float | None:
 
 
 def _main(arguments: list[str]) -> None:
-    path, runtime, device, flavour, threads, sizes, libraries = arguments
+    path, runtime, device, target, precision, threads, sizes, libraries = arguments
     options = LoadOptions(device, int(threads) or None, custom_ops=tuple(json.loads(libraries)))
-    fresh = _measure(path, runtime, options, flavour, json.loads(sizes))
+    fresh = _measure(path, runtime, options, (target, precision), json.loads(sizes))
     print(json.dumps({name: getattr(fresh, name) for name in Fresh.__slots__}))
 
 

@@ -30,6 +30,7 @@ from edgeattn.runtimes import registry
 @click.option("--begin", metavar="TEXT", help="What answers begin with, for models with an encoder; default: the model's own.")
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without the model's chat template.")
 @click.option("-r", "--runtime", default="onnxruntime:cpu", show_default=True, metavar="RUNTIME[:DEVICE]")
+@options.precision
 @options.threads
 @options.common
 def command(
@@ -46,6 +47,7 @@ def command(
     begin: str | None,
     raw: bool,
     runtime: str,
+    precision: str | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -72,7 +74,7 @@ def command(
     asked = prompt_of(opened, tokens, Asked(prompt, audio, image, system, begin, raw))
     with progress() as say:
         say(f"loading {opened.path.name} on {engine.name}:{device}")
-        session = load_session(opened, engine.name, device, threads)
+        session = load_session(opened, engine.name, device, threads, precision)
     clock, text, stream = _Clock(), [], Stream(tokens)
     with session:
         try:

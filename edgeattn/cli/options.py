@@ -41,6 +41,13 @@ def threads(function: _F) -> _F:
     )(function)
 
 
+def precision(function: _F) -> _F:
+    """`--precision`."""
+    return click.option(
+        "--precision", metavar="NAME", help="fp32, int8, ... where the bundle has several. Default: what its export found best."
+    )(function)
+
+
 def custom_ops(function: _F) -> _F:
     """`--custom-ops`, repeatable."""
     return click.option(

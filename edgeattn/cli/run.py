@@ -32,6 +32,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.npz", help="Write the outputs there.")
 @click.option("-r", "--runtime", default="onnxruntime:cpu", show_default=True, metavar="RUNTIME[:DEVICE]")
 @click.option("--flavour", metavar="TARGET", help="Load this flavour instead of the one made for the runtime.")
+@options.precision
 @options.threads
 @options.custom_ops
 @options.common
@@ -44,6 +45,7 @@ def command(
     output: Path | None,
     runtime: str,
     flavour: str | None,
+    precision: str | None,
     threads: int | None,
     custom_ops: tuple[str, ...],
     as_json: bool,
@@ -63,7 +65,7 @@ def command(
     feeds = {**_made(opened, texts, images, sounds), **(_read(source) if source else {})}
     with progress() as say:
         say(f"running {opened.path.name} on {engine.name}:{device}")
-        with load(opened, engine.name, device, threads, flavour, custom_ops) as session:
+        with load(opened, engine.name, device, threads, flavour, custom_ops, precision=precision) as session:
             results = session.run(feeds)
             fixed = session.bucket(feeds)
     if output:

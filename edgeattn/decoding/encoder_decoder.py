@@ -22,7 +22,11 @@ TOKENS, MASK = "decoder_input_ids", "attention_mask"
 
 
 def load_encoder_decoder(
-    bundle: BundlePath | Bundle, runtime: str = "onnxruntime", device: str = "cpu", threads: int | None = None
+    bundle: BundlePath | Bundle,
+    runtime: str = "onnxruntime",
+    device: str = "cpu",
+    threads: int | None = None,
+    precision: str | None = None,
 ) -> EncoderDecoderSession:
     """Load an encoder-decoder that was exported with its caches. Arguments and errors as `edgeattn.load`.
 
@@ -36,7 +40,8 @@ def load_encoder_decoder(
                 "language model with load_decoder"
             )
         encoder, decoder = (
-            stack.enter_context(load(each, runtime, device, threads)) for each in (opened.parts[ENCODER], opened)
+            stack.enter_context(load(each, runtime, device, threads, precision=precision))
+            for each in (opened.parts[ENCODER], opened)
         )
         session = EncoderDecoderSession(encoder, decoder, opened.manifest)
         stack.pop_all()

@@ -60,9 +60,11 @@ def prompt_of(bundle: Bundle, tokens: Tokens, asked: Asked) -> Prompt:
     return _answered(bundle, tokens, asked) if ENCODER in bundle.parts else _continued(bundle, tokens, asked)
 
 
-def load_session(bundle: Bundle, runtime: str, device: str, threads: int | None) -> DecoderSession:
+def load_session(
+    bundle: Bundle, runtime: str, device: str, threads: int | None, precision: str | None = None
+) -> DecoderSession:
     """Either kind of session, as the bundle is. Errors as `edgeattn.load`."""
-    return (load_encoder_decoder if ENCODER in bundle.parts else load_decoder)(bundle, runtime, device, threads)
+    return (load_encoder_decoder if ENCODER in bundle.parts else load_decoder)(bundle, runtime, device, threads, precision)
 
 
 def _continued(bundle: Bundle, tokens: Tokens, asked: Asked) -> Prompt:

@@ -29,7 +29,11 @@ MASK, POSITIONS = "attention_mask", "position_ids"
 
 
 def load_decoder(
-    bundle: BundlePath | Bundle, runtime: str = "onnxruntime", device: str = "cpu", threads: int | None = None
+    bundle: BundlePath | Bundle,
+    runtime: str = "onnxruntime",
+    device: str = "cpu",
+    threads: int | None = None,
+    precision: str | None = None,
 ) -> DecoderSession:
     """Load a bundle that was exported with a cache. Arguments and errors as `edgeattn.load`.
 
@@ -39,7 +43,7 @@ def load_decoder(
     with nullcontext(bundle) if isinstance(bundle, Bundle) else opening(bundle) as opened:
         if ENCODER in opened.parts:
             raise UsageError(f"{opened.path} is an encoder-decoder; open it with load_encoder_decoder")
-        session = load(opened, runtime, device, threads)
+        session = load(opened, runtime, device, threads, precision=precision)
         try:
             return DecoderSession(session, opened.manifest.limits.get(PAST), reach(opened.manifest))
         except UsageError:

@@ -48,7 +48,7 @@ def test_decoding_measures_ours_and_its_limit_in_the_same_rounds(small_bundle: P
     assert limit["candidate"] == "bare MatMuls on onnxruntime"
     assert list(ours["cases"]) == ["prompt of 16", "behind 7", "behind 33"]
     assert list(limit["cases"]) == ["behind 7", "behind 33"]
-    assert [case["runs"] for case in ours["cases"].values()] == [2, 5, 5]
+    assert [case["runs"] for case in ours["cases"].values()] == [4, 10, 10]  # the candidates are loaded in two orders
     assert ours["cache_bytes_per_token"] == 2 * 2 * 2 * 8 * 4
     assert ours["memory"]["base_mb"] < ours["memory"]["prompt_mb"] <= ours["memory"]["longest_mb"]
     assert {(ratio["case"], ratio["peer"]) for ratio in found["ratios"]} == {

@@ -183,7 +183,7 @@ def test_a_cache_is_as_large_as_transformers(tmp_path: Path, window: int | None)
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_it_is_near_what_runtimes_take(minilm_bundle: Path, tiny_bundle: Path, runtime: str) -> None:
     def measured(path: Path, **sizes: int) -> float:
-        fresh = measure_fresh(open_bundle(path), runtime, LoadOptions(), f"{runtime}:cpu", sizes)
+        fresh = measure_fresh(open_bundle(path), runtime, LoadOptions(), (f"{runtime}:cpu", "fp32"), sizes)
         assert fresh.peak_rss_mb is not None
         return fresh.peak_rss_mb
 
