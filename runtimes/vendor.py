@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from edgeattn.runtimes.base import Availability
@@ -28,19 +29,37 @@ def import_onnxruntime() -> Any:
 
 def import_openvino() -> Any:
     """The module `openvino`, with its own stub in place of the telemetry client. Raises ImportError."""
-    name = "openvino_telemetry"
-    if "openvino" in sys.modules or name in sys.modules:
+    if "openvino" in sys.modules:
         import openvino
 
         return openvino
-    # openvino sends an event while it is imported, unless the client is not installed: it then uses a stub.
-    # None in sys.modules is Python's own way to say "not installed"; it is taken back at once.
+    # it sends an event while it is imported
+    with _without_telemetry():
+        import openvino
+    return openvino
+
+
+def import_nncf() -> Any:
+    """The module `nncf`, with its own stub in place of the telemetry client. Raises ImportError."""
+    import_openvino()
+    with _without_telemetry():
+        import nncf
+    return nncf
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """While it is imported, a module finds no telemetry client and so uses a stub; a client that is loaded already stays."""
+    name = "openvino_telemetry"
+    if name in sys.modules:
+        yield
+        return
+    # None is Python's own way to say "not installed"; it is taken back at once.
     sys.modules[name] = None  # type: ignore[assignment]
     try:
-        import openvino
+        yield
     finally:
         del sys.modules[name]
-    return openvino
 
 
 def availability(package: str, load: Callable[[], Any], how_to_install: str) -> Availability:

@@ -64,6 +64,16 @@ def test_no_telemetry(runtime: str, tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*")) == []
 
 
+def test_no_telemetry_of_nncf(tmp_path: Path) -> None:
+    """It sends an event for each model that it quantizes, from the moment it finds the client."""
+    code = (
+        "import sys; from edgeattn.runtimes.vendor import import_nncf; import_nncf(); from nncf.telemetry import telemetry;"
+        "print(type(telemetry).__name__, [name for name in sys.modules if name.startswith('openvino_telemetry')])"
+    )
+    assert python(code, HOME=str(tmp_path)).strip() == "MagicMock []"
+    assert list(tmp_path.glob("intel*")) == []
+
+
 def test_telemetry_that_the_user_wants_is_left_on() -> None:
     code = "from edgeattn.runtimes.vendor import import_onnxruntime as load; load(); import os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     assert python(code).strip() == "1"
