@@ -17,12 +17,16 @@ from edgeattn.errors import RuntimeMissingError
 from edgeattn.exporters.quantize.kinds import Kind, Layer
 from edgeattn.exporters.stateful.weights import save
 from edgeattn.openvino_ir import NOTE, SUFFIX, Note, read_ir
-from edgeattn.runtimes.vendor import import_openvino
+from edgeattn.runtimes.vendor import import_nncf, import_openvino
 
 Feeds = Mapping[str, NDArray[Any]]
 
 _SMALLEST = 4096
 _GROUP = 64
+_HALF_MAX = 65504.0
+"""Largest number of float16."""
+_TAKEN = ("MatMul", "Gather", "ScaledDotProductAttention", "Convolution", "GroupConvolution")
+"""Types that NNCF writes in smaller numbers."""
 
 
 def read(path: Path) -> Any:
@@ -57,19 +61,17 @@ def quantized(path: Path, kinds: Mapping[str, Kind], samples: Sequence[Feeds]) -
     nncf = _import_nncf()
     model = read(path)
     named = {name: {layer for layer, kind in kinds.items() if kind.name == name} for name in ("int8-static", "int4")}
-    others = set(layers(model))
     with _quiet():
         if static := named["int8-static"]:
-            model = _static(nncf, model, others - static, samples)
+            model = _static(nncf, model, static, samples)
         if int4 := named["int4"]:
-            scope = nncf.IgnoredScope(names=sorted(others - int4), validate=False)
-            mode = nncf.CompressWeightsMode.INT4_ASYM
-            model = nncf.compress_weights(model, mode=mode, group_size=_GROUP, ratio=1.0, all_layers=True, ignored_scope=scope)
+            model = _groups(nncf, model, int4)
         if int8 := {layer for layer, kind in kinds.items() if kind.name in ("int8", "int8-weights")}:
-            scope = nncf.IgnoredScope(names=sorted(others - int8), validate=False)
-            model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=scope)
-    if any(kind.weights == "fp16" for kind in kinds.values()):
-        _halves(model)
+            model = nncf.compress_weights(
+                model, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=_all_but(nncf, model, int8)
+            )
+    if halves := {layer for layer, kind in kinds.items() if kind.weights == "fp16"}:
+        _halves(model, halves)
     return model
 
 
@@ -80,7 +82,27 @@ def write(model: Any, path: Path, weights: Path, note: Note) -> dict[str, int]:
     return {"openvino": max(int(layer.opset.removeprefix("opset")) for layer in read_ir(path).layers)}
 
 
-def _static(nncf: Any, model: Any, ignored: Collection[str], samples: Sequence[Feeds]) -> Any:
+def _all_but(nncf: Any, model: Any, wanted: Collection[str]) -> Any:
+    """NNCF takes whatever it is not told to leave: attention, and weights too small to count as a layer, among them."""
+    found = (node for node in model.get_ops() if node.get_type_name() in _TAKEN)
+    return nncf.IgnoredScope(names=sorted({node.get_friendly_name() for node in found} - set(wanted)), validate=False)
+
+
+def _groups(nncf: Any, model: Any, wanted: Collection[str]) -> Any:
+    """A matrix whose columns are no multiple of the group gets a smaller one, or int8 where that would be too small."""
+    advanced = nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST)
+    return nncf.compress_weights(
+        model,
+        mode=nncf.CompressWeightsMode.INT4_ASYM,
+        group_size=_GROUP,
+        ratio=1.0,
+        all_layers=True,
+        ignored_scope=_all_but(nncf, model, wanted),
+        advanced_parameters=advanced,
+    )
+
+
+def _static(nncf: Any, model: Any, wanted: Collection[str], samples: Sequence[Feeds]) -> Any:
     names = [port.get_any_name() for port in model.inputs]
     data = nncf.Dataset([{name: feeds[name] for name in names} for feeds in samples])
     return nncf.quantize(
@@ -89,14 +111,26 @@ def _static(nncf: Any, model: Any, ignored: Collection[str], samples: Sequence[F
         subset_size=len(samples),
         model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(names=sorted(ignored), validate=False),
+        ignored_scope=_all_but(nncf, model, wanted),
     )
 
 
-def _halves(model: Any) -> None:
+def _halves(model: Any, wanted: Collection[str]) -> None:
+    """Weights of `wanted` in float16, except where it cannot hold them. OpenVINO's own pass takes every constant of the model,
+    and cuts numbers off at the largest of float16; what it should have left is put back."""
     from openvino._offline_transformations import compress_model_transformation
 
+    halved = {layer.weight for name, layer in layers(model).items() if name in wanted}
+    kept = []
+    for port in [port for node in model.get_ops() for port in node.inputs()]:
+        constant = port.get_source_output().get_node()
+        if constant.get_type_name() == "Constant" and constant.get_element_type().get_type_name() == "f32":
+            fits = constant.get_friendly_name() in halved and np.abs(constant.data).max() <= _HALF_MAX
+            if not fits:
+                kept.append((port, port.get_source_output()))
     compress_model_transformation(model)
+    for port, source in kept:
+        port.replace_source_output(source)
 
 
 def _matrix(node: Any) -> Any:
@@ -112,12 +146,11 @@ def _matrix(node: Any) -> Any:
 def _import_nncf() -> Any:
     try:
         with _quiet():
-            import nncf
+            return import_nncf()
     except ImportError as error:
         raise RuntimeMissingError(
             f'smaller numbers on OpenVINO need the package nncf ({error}); fix: pip install "edgeattn[quantize]"'
         ) from error
-    return nncf
 
 
 @contextmanager
