@@ -91,12 +91,24 @@ class ParityResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """One way that a search tried: `kinds` as in `Quantized`, `scores` on the search's own inputs, `size` in bytes, `time` over
+    full precision."""
+
+    kinds: dict[str, int]
+    scores: dict[str, float]
+    size: int
+    time: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Quantized:
     """How the numbers of a flavour were made smaller, and what the export measured on inputs that nothing before had seen.
 
     `kinds`: how many layers are written in each way, `fp32` those left as they were. `activations`: the type that products
     round their inputs to. `scores` on `samples` inputs (tokens of a text); `bounds` are what the bundle's own exam has to keep
     (see `edgeattn.exams`). `time`: `ratio` of a run's time to that at full precision, between `low` and `high` 95 times in 100.
+    `tried` is the whole table that it was chosen from.
     """
 
     kinds: dict[str, int]
@@ -105,6 +117,7 @@ class Quantized:
     scores: dict[str, float]
     bounds: dict[str, float]
     time: dict[str, float]
+    tried: tuple[Tried, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,9 @@ def _fixed(manifest: Manifest) -> str:
 
 
 def _parity(flavour: Flavour) -> str:
+    if flavour.quantized is not None:
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in flavour.quantized.scores.items())
+        return f"{scores} ({flavour.quantized.samples} samples), {flavour.quantized.time['ratio']:.2f} of fp32's time"
     if flavour.parity is None:
         return "not measured"
     errors = ", ".join(f"{name} {error:.2e}" for name, error in numbers.grouped(flavour.parity.max_abs_error).items())

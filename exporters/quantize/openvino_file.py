@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgeattn.errors import RuntimeMissingError
 from edgeattn.exporters.quantize.kinds import Kind, Layer
+from edgeattn.exporters.quantize.smooth import STRENGTH
 from edgeattn.exporters.stateful.weights import save
 from edgeattn.openvino_ir import NOTE, SUFFIX, Note, read_ir
 from edgeattn.runtimes.vendor import import_nncf, import_openvino
@@ -104,6 +105,7 @@ def _groups(nncf: Any, model: Any, wanted: Collection[str]) -> Any:
 
 def _static(nncf: Any, model: Any, wanted: Collection[str], samples: Sequence[Feeds]) -> Any:
     names = [port.get_any_name() for port in model.inputs]
+    smoothing = nncf.AdvancedSmoothQuantParameters(matmul=STRENGTH)
     data = nncf.Dataset([{name: feeds[name] for name in names} for feeds in samples])
     return nncf.quantize(
         model,
@@ -112,6 +114,7 @@ def _static(nncf: Any, model: Any, wanted: Collection[str], samples: Sequence[Fe
         model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.MIXED,
         ignored_scope=_all_but(nncf, model, wanted),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing),
     )
 
 

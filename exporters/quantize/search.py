@@ -38,12 +38,13 @@ def _mixture(trials: Trials, budget: Budget, fast: Kind, careful: Trial | None, 
     they were; None where not even one group of them is."""
     groups = _groups(trials.workshop.layers)
     ranked = sorted(groups, key=lambda group: _sensitivity(trials, budget, group, fast))
-    least, most = 0, len(ranked)
-    while least < most and time.monotonic() < deadline:
-        count = (least + most + 1) // 2
-        trial = trials.run(_kinds(ranked[:count], fast, careful), timed=False)
-        least, most = (count, most) if budget.holds(trial.scores) else (least, count - 1)
-    return trials.run(_kinds(ranked[:least], fast, careful)) if least else None
+    taken: list[Sequence[str]] = []
+    for group in ranked:
+        if time.monotonic() > deadline:
+            break
+        if budget.holds(trials.run(_kinds([*taken, group], fast, careful), timed=False).scores):
+            taken.append(group)
+    return trials.run(_kinds(taken, fast, careful)) if taken else None
 
 
 def _stricter(budget: Budget) -> Budget:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgeattn.benchmarking.stats import Ratio
 from edgeattn.bundle import MANIFEST, Bundle, open_bundle, seal, weights_name, weights_of
 from edgeattn.errors import UsageError
 from edgeattn.exams import Budget, Exam, write_exam
@@ -19,7 +20,7 @@ from edgeattn.exporters.quantize.samples import Feeds, Samples, gather, is_decod
 from edgeattn.exporters.quantize.search import search
 from edgeattn.exporters.quantize.trials import Memory, Trial, Trials, holding
 from edgeattn.loading import open_session
-from edgeattn.manifest import FP32, Flavour, Manifest, Quantized
+from edgeattn.manifest import FP32, Flavour, Manifest, Quantized, Tried
 from edgeattn.runtimes.base import LoadOptions, Runtime, Session
 
 AUTO = "auto"
@@ -201,9 +202,14 @@ def _flavour(workshop: Workshop, outcome: Outcome, exam: Exam) -> Flavour:
         samples=outcome.samples,
         scores=outcome.scores,
         bounds=bounds,
-        time={"ratio": trial.time.value, "low": trial.time.low, "high": trial.time.high},
+        time=_time(trial.time),
+        tried=tuple(Tried(each.used, each.scores, each.size, _time(each.time)) for each in outcome.trials if each.time),
     )
     return replace(full, precision=precision, file=path.name, domains=domains, parity=None, quantized=quantized)
+
+
+def _time(ratio: Ratio) -> dict[str, float]:
+    return {"ratio": ratio.value, "low": ratio.low, "high": ratio.high}
 
 
 _BITS = {"int4": 4, "int8": 8, "fp16": 16}

@@ -17,7 +17,7 @@ from edgeattn.exporters.quantize.candidate import Kinds, Workshop, kinds_used, r
 from edgeattn.machine import cpu_identity
 from edgeattn.runtimes.base import Session
 
-_FORMAT = 1
+_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
