@@ -128,15 +128,16 @@ def _trace(module: torch.nn.Module, source: Source, example: Mapping[str, torch.
 
 def _convert(program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]) -> ir.Model:
     try:
-        converted = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=canonical.OPSET,
-            input_names=inputs,
-            output_names=outputs,
-            custom_translation_table=translation.table(),
-            verbose=False,
-        )
+        with torch.no_grad():  # as it was traced; torch's scan is converted only so
+            converted = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=canonical.OPSET,
+                input_names=inputs,
+                output_names=outputs,
+                custom_translation_table=translation.table(),
+                verbose=False,
+            )
     except torch.onnx.OnnxExporterError as error:
         raise CaptureError(explain_conversion(error)) from error
     assert converted is not None

@@ -97,8 +97,8 @@ def test_outputs_that_are_no_tensors_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_loop_over_time_is_named(tmp_path: Path) -> None:
-    config = transformers.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4)
-    source = resolve(str(save(tmp_path, transformers.MambaForCausalLM(config), gain=1.0)))
+    config = transformers.RwkvConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2)
+    source = resolve(str(save(tmp_path, transformers.RwkvForCausalLM(config), gain=1.0)))
     with pytest.raises(CaptureError, match=r"sequence would be static, 16 and nothing else\. A Python loop over that axis"):
         capture(source, ["logits"])
 

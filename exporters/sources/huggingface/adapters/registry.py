@@ -7,10 +7,20 @@ from typing import Any
 
 from torch import nn
 
-from edgeattn.exporters.sources.huggingface.adapters import blip, bloom, deberta, falcon, git, mpnet, swinv2
+from edgeattn.exporters.sources.huggingface.adapters import blip, bloom, deberta, falcon, git, mamba, mamba2, mpnet, swinv2
 from edgeattn.exporters.sources.huggingface.adapters.base import Adapter
 
-ADAPTERS: tuple[Adapter, ...] = (blip.BLIP, git.GIT, bloom.BLOOM, deberta.DEBERTA_V2, falcon.FALCON, mpnet.MPNET, swinv2.SWINV2)
+ADAPTERS: tuple[Adapter, ...] = (
+    blip.BLIP,
+    git.GIT,
+    bloom.BLOOM,
+    deberta.DEBERTA_V2,
+    falcon.FALCON,
+    mamba.MAMBA,
+    mamba2.MAMBA2,
+    mpnet.MPNET,
+    swinv2.SWINV2,
+)
 
 TASKS: dict[str, Callable[[Any], nn.Module]] = {"BlipForQuestionAnswering": blip.BlipAnswer}
 """Classes whose forward pass does not give what they are for -> a module around them that does."""
