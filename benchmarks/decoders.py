@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeattn.bundle import open_bundle
-from edgeattn.decoding.session import DecoderSession, reach
+from edgeattn.decoding.opening import decoder_session, reach
 from edgeattn.loading import open_session, pick_flavours
 from edgeattn.manifest import FP32, PAST
 from edgeattn.runtimes import registry
@@ -61,7 +61,7 @@ class Ours(Decoder):
         engine, device = registry.parse_target(runtime)
         options = LoadOptions(device=device, threads=threads, spin=False)
         session = open_session(opened, pick_flavours(opened, engine, device, precision=precision), engine, options)
-        self._session = DecoderSession(session, opened.manifest.limits.get(PAST), reach(opened.manifest))
+        self._session = decoder_session(session, opened.manifest.limits.get(PAST), reach(opened.manifest))
         self._past = [info for info in opened.manifest.inputs if info.name.startswith("past_key_values.")]
         self.about = session.effective.summary()
         self.exact = precision in (None, FP32)

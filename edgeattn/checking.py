@@ -12,6 +12,7 @@ from typing import Any, Literal
 from edgeattn import parity
 from edgeattn.bundle import Bundle, open_bundle
 from edgeattn.decoding.evidence import read_evidence, readings
+from edgeattn.decoding.opening import decoder_session
 from edgeattn.decoding.session import DecoderSession
 from edgeattn.errors import EdgeAttnError, RuntimeMissingError, UsageError
 from edgeattn.exams import Budget, Exam, read_exam
@@ -233,7 +234,7 @@ def _run_cases(
     padding = padding_input(manifest)
     results = tuple(_run_case(session, golden, manifest, padding) for golden in cases)
     if text is not None and flavour.target != CANONICAL:  # its interpreter takes minutes for a text
-        results += tuple(_read_text(DecoderSession(session, manifest.limits.get(PAST)), text))
+        results += tuple(_read_text(decoder_session(session, manifest.limits.get(PAST)), text))
     failed = [case for case in results if not case.passed]
     status: Status = "passed" if results and not failed else "error" if any(case.reason for case in failed) else "failed"
     reason = f"{len(failed)} of {len(results)} cases failed" if failed else ""

@@ -7,7 +7,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
@@ -45,6 +45,26 @@ def past_names(layers: int, of: str = "") -> list[str]:
 def present_names(layers: int, of: str = "") -> list[str]:
     """The cache as outputs, in the same order, (B, K, P + S, D); `of` an encoder (B, K, T, D)."""
     return [f"present.{i}.{part}" for i in range(layers) for part in _parts(of)]
+
+
+def past_state_names(layers: int) -> list[str]:
+    """What a recurrence keeps instead, as inputs: of each layer the last inputs of its convolution, (B, C, K), and its state,
+    (B, C, N) or (B, H, P, N). Zeros where nothing was read."""
+    return [f"past_{kind}.{i}" for i in range(layers) for kind in _STATES]
+
+
+def present_state_names(layers: int) -> list[str]:
+    """The states as outputs, in the same order and of the same shapes."""
+    return [f"present_{kind}.{i}" for i in range(layers) for kind in _STATES]
+
+
+def state_layers(names: Iterable[str]) -> int:
+    """Layers whose states are among a model's inputs; 0 where it keeps none."""
+    given = set(names)
+    return len(given.intersection(past_state_names(len(given)))) // len(_STATES)
+
+
+_STATES = ("conv", "ssm")
 
 
 def _parts(of: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle
 from edgeattn.errors import BundleError, RuntimeMissingError, UsageError
-from edgeattn.manifest import PAST, TensorInfo
+from edgeattn.manifest import PAST, TensorInfo, state_layers
 
 Array = NDArray[Any]
 
@@ -73,9 +73,10 @@ def _inputs(bundle: Bundle) -> dict[str, str]:
     """Input name -> attribute of an encoding, for every input of the model that is not made of something else."""
     listed = bundle.manifest.tokenizer.get("inputs")
     wanted: dict[str, str] = listed if isinstance(listed, dict) else {}
-    if any(PAST in info.dims for info in bundle.manifest.inputs):
+    inputs = bundle.manifest.inputs
+    if any(PAST in info.dims for info in inputs) or state_layers(info.name for info in inputs):
         raise UsageError(
-            f"{bundle.path} takes its key/value cache beside the text; give text to `edgeattn generate`, or arrays with --input"
+            f"{bundle.path} takes what it has read (a key/value cache, or states) beside the text; give text to `edgeattn generate`, or arrays with --input"
         )
     for info in bundle.manifest.inputs:
         if info.name not in wanted and bundle.manifest.preprocessing is not None:

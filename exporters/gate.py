@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgeattn.buckets import cut
 from edgeattn.decoding.evidence import readings
-from edgeattn.decoding.session import DecoderSession
+from edgeattn.decoding.opening import decoder_session
 from edgeattn.errors import RuntimeRunError
 from edgeattn.exporters.reference_run import ReferenceCase
 from edgeattn.golden import Golden
@@ -64,7 +64,7 @@ def run_gate(
 def run_text(path: Path, runtime: Runtime, device: str, cache: str, text: Golden, capacity: int | None) -> str:
     """Read a text with the cache in every way; why PyTorch's whole pass does not bear one of them out, or nothing."""
     try:
-        with DecoderSession(runtime.load(path, LoadOptions(device=device, cache=cache)), capacity) as session:
+        with decoder_session(runtime.load(path, LoadOptions(device=device, cache=cache)), capacity) as session:
             for reading in readings(session, text):
                 if failed := [row for row in reading.comparisons if not row.passed]:
                     return f"{failed[0].output} of a text read {reading.name}: {failed[0].reason}"

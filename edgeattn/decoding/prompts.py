@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from edgeattn.bundle import Bundle
 from edgeattn.decoding.encoder_decoder import EncoderDecoderSession, begin_tokens, load_encoder_decoder
-from edgeattn.decoding.session import DecoderSession, load_decoder
+from edgeattn.decoding.opening import load_decoder
+from edgeattn.decoding.session import DecoderSession
 from edgeattn.decoding.tokens import Ints, Tokens
 from edgeattn.errors import UsageError
 from edgeattn.manifest import ENCODER, TOKENS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -12,13 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgeattn.bundle import Bundle, opening
 from edgeattn.errors import FeedError, UsageError
-from edgeattn.loading import BundlePath, load
-from edgeattn.manifest import ENCODER, KEEP, LOGITS, PAST, TOKENS, Manifest, TensorInfo, past_names, present_names
+from edgeattn.manifest import KEEP, LOGITS, PAST, TOKENS, TensorInfo, past_names, present_names
 from edgeattn.runtimes.base import Session
 from edgeattn.runtimes.carrying import Carried
-from edgeattn.spec import SlidingWindow
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -26,29 +22,6 @@ Floats = NDArray[np.float32]
 SLACK = 256
 """Positions that a cache may hold beyond a window before they are dropped together."""
 MASK, POSITIONS = "attention_mask", "position_ids"
-
-
-def load_decoder(
-    bundle: BundlePath | Bundle,
-    runtime: str = "onnxruntime",
-    device: str = "cpu",
-    threads: int | None = None,
-    precision: str | None = None,
-) -> DecoderSession:
-    """Load a bundle that was exported with a cache. Arguments and errors as `edgeattn.load`.
-
-    Raises:
-        UsageError: the model has no cache.
-    """
-    with nullcontext(bundle) if isinstance(bundle, Bundle) else opening(bundle) as opened:
-        if ENCODER in opened.parts:
-            raise UsageError(f"{opened.path} is an encoder-decoder; open it with load_encoder_decoder")
-        session = load(opened, runtime, device, threads, precision=precision)
-        try:
-            return DecoderSession(session, opened.manifest.limits.get(PAST), reach(opened.manifest))
-        except UsageError:
-            session.close()
-            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +54,7 @@ _NOTHING = Read(np.zeros((0, 0), dtype=np.int64), np.zeros(0, dtype=np.int64), 0
 class DecoderSession:
     """B sequences that grow together. The cache stays on the runtime's side; this keeps the mask and counts positions.
 
-    Template methods: `_start` and `_feeds`.
+    Template methods: `_carried`, `_start` and `_feeds`.
     """
 
     _cache_of = ""
@@ -89,7 +62,7 @@ class DecoderSession:
 
     def __init__(self, session: Session, capacity: int | None = None, window: int | None = None) -> None:
         self.session = session
-        self._pairs = carried_pairs([info.name for info in session.inputs], self._cache_of)
+        self._pairs = self._carried([info.name for info in session.inputs])
         held = set(self._pairs.values())
         self._past = [info for info in session.inputs if info.name in held]
         self.capacity = capacity
@@ -184,6 +157,13 @@ class DecoderSession:
             logits = logits[:, kept]
         return logits
 
+    def _carried(self, names: Sequence[str]) -> dict[str, str]:
+        """Output -> the input among `names` that it becomes. Raises UsageError where there is none."""
+        layers = len(set(names).intersection(past_names(len(names), self._cache_of))) // 2
+        if not layers:
+            raise UsageError(f"the model has no cache (its inputs are {', '.join(names)}); export it with --cache dynamic")
+        return dict(zip(present_names(layers, self._cache_of), past_names(layers, self._cache_of), strict=True))
+
     def _start(self, rows: int) -> dict[str, NDArray[Any]]:
         """What the model is given once, before the first token."""
         return {info.name: _empty(info, rows) for info in self._past}
@@ -204,21 +184,6 @@ class DecoderSession:
                 f"token {wrong} is outside the vocabulary of {self.vocabulary} tokens; was it made by another tokenizer?"
             )
         return new.astype(np.int64)
-
-
-def reach(manifest: Manifest) -> int | None:
-    """How many positions in front of it a query of the model sees at most; None where a layer sees all of them."""
-    patterns = [site.spec.pattern for site in manifest.sites]
-    windows = [pattern.left for pattern in patterns if isinstance(pattern, SlidingWindow) and pattern.left is not None]
-    return max(windows) if windows and len(windows) == len(patterns) else None
-
-
-def carried_pairs(names: Sequence[str], of: str) -> dict[str, str]:
-    """Output -> the input that it becomes, for each part of the cache. Raises UsageError where there is none among `names`."""
-    layers = len(set(names).intersection(past_names(len(names), of))) // 2
-    if not layers:
-        raise UsageError(f"the model has no cache (its inputs are {', '.join(names)}); export it with --cache dynamic")
-    return dict(zip(present_names(layers, of), past_names(layers, of), strict=True))
 
 
 def _vocabulary(session: Session) -> int | None:

@@ -61,6 +61,8 @@ class Source:
     output_classes: dict[str, OutputClass] = field(default_factory=dict)
     exporting: Callable[[], contextlib.AbstractContextManager[None]] = _as_is
     sampler: Sampler | None = None
+    front_padding: bool = False
+    """Whether padding can be in front of a row alone, so that the sampler's mask stays as it is."""
     program: torch.export.ExportedProgram | None = None
     """The module as a program that is captured as it is, without tracing it again."""
     graph: Callable[[Sequence[str]], ir.Model] | None = None
@@ -102,7 +104,7 @@ class Source:
             drawn = self.sampler(sizes, generator)
         else:
             drawn = {name: sample_like(tensor, self._shape(name, sizes), generator) for name, tensor in self.inputs.items()}
-        if self.padding is not None and (self.sampler is None or bool(drawn[self.padding].all())):
+        if self.padding is not None and not self.front_padding and (self.sampler is None or bool(drawn[self.padding].all())):
             length = self.dimensions.get(self.dynamic.get(self.padding, {}).get(1, ""))
             drawn[self.padding] = padded_mask(drawn[self.padding], length.least if length else 1)
         return drawn

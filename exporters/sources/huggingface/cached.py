@@ -22,16 +22,15 @@ from edgeattn.exporters.sources.huggingface.cache_layers import filled, taken_ap
 from edgeattn.exporters.sources.huggingface.chat import Chat, generation_settings
 from edgeattn.exporters.sources.huggingface.inputs.base import Part
 from edgeattn.exporters.sources.huggingface.inputs.text import longest
+from edgeattn.exporters.sources.huggingface.recurrent import is_recurrent, recurrent_form
+from edgeattn.exporters.sources.huggingface.step_form import KEPT, StepForm, kept
 from edgeattn.manifest import KEEP, LOGITS, PAST, TOKENS, past_names, present_names
 
 POSITIONS = "position_ids"
-_KEPT = "kept"
 TOTAL = "total"
 _CHUNKS = (1, 7, 128, 33, 2)
 _PASTS = (0, 5, 1, 130, 31)
 """Sizes that parity is proven at: the empty cache, one token, more than the example has."""
-_SHARES = (1, 7, 3, 33, 2)
-"""Numbers of positions whose logits are kept."""
 
 
 class CachedDecoder(torch.nn.Module):
@@ -72,26 +71,40 @@ def cached_source(model: Any, name: str, kind: str, part: Part, provenance: dict
     """The source of a causal language model with its cache; `part` is what `inputs.text` makes of its folder.
 
     Raises:
-        SourceError: it is no causal language model, or a layer keeps something else than keys and values.
+        SourceError: it is no causal language model, or a layer keeps neither keys and values nor a state that is understood.
     """
     if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
         raise SourceError(f"{name}: {type(model).__name__} has no cache that is understood; export it with --cache none")
-    module = CachedDecoder(model).eval()
-    draw = _sampler(module)
+    form = recurrent_form(model) if is_recurrent(model) else _cached_form(model)
     return Source(
         name=name,
         kind=kind,
-        module=module,
-        inputs=draw({"batch": 2, "sequence": 4, PAST: 5, _KEPT: 3}, torch.Generator().manual_seed(0)),
-        dynamic=_dynamic(model),
-        dimensions=_dimensions(model),
-        output_classes=dict.fromkeys([LOGITS, *present_names(module.layers)], "decoder"),
-        exporting=lambda: exporting(model),
-        sampler=draw,
+        module=form.module.eval(),
+        inputs=form.draw(form.example, torch.Generator().manual_seed(0)),
+        dynamic=form.dynamic,
+        dimensions={dimension.name: dimension for dimension in form.dimensions},
+        output_classes=dict.fromkeys(form.outputs, "decoder"),
+        exporting=form.exporting,
+        sampler=form.draw,
+        front_padding=form.front_padding,
         whole_pass=lambda tokens: model(tokens, use_cache=False).logits,
         files=dict(part.files),
         tokenizer={**part.settings, **generation_settings(model, chat)} if part.settings else {},
         provenance=provenance,
+    )
+
+
+def _cached_form(model: Any) -> StepForm:
+    """The model with its keys and values as inputs and outputs. Raises SourceError as `_shapes`."""
+    module = CachedDecoder(model).eval()
+    return StepForm(
+        module=module,
+        dynamic=_dynamic(model),
+        dimensions=_dimensions(model),
+        draw=_sampler(module),
+        example={"batch": 2, "sequence": 4, PAST: 5, KEPT: 3},
+        present=present_names(module.layers),
+        exporting=lambda: exporting(model),
     )
 
 
@@ -101,21 +114,20 @@ def _dynamic(model: Any) -> dict[str, dict[int, str]]:
         TOKENS: {0: "batch", 1: "sequence"},
         PADDING_INPUT: {0: "batch", 1: TOTAL},
         POSITIONS: {0: "batch", 1: "sequence"},
-        KEEP: {0: _KEPT},
+        KEEP: {0: KEPT},
         **{name: {0: "batch", 2: PAST} for name in past_names(_layers(model))},
     }
 
 
-def _dimensions(model: Any) -> dict[str, Dimension]:
+def _dimensions(model: Any) -> tuple[Dimension, ...]:
     """Batch, new tokens, and tokens in the cache, which may be none."""
     limit = longest(model)
-    found = (
+    return (
         Dimension("batch", batch=True),
         Dimension("sequence", limit=limit, tried=_together(_CHUNKS, limit)),
         Dimension(PAST, limit=limit, least=0, tried=_together(_PASTS, limit)),
-        Dimension(_KEPT, limit=limit, tried=_SHARES),
+        kept(limit),
     )
-    return {dimension.name: dimension for dimension in found}
 
 
 def _together(sizes: tuple[int, ...], limit: int | None) -> tuple[int, ...]:
@@ -151,7 +163,7 @@ def _sampler(module: CachedDecoder) -> Sampler:
             TOKENS: tokens[:, past:].contiguous(),
             PADDING_INPUT: mask,
             POSITIONS: positions[:, past:].contiguous(),
-            KEEP: torch.randint(sequence, (sizes[_KEPT],), generator=generator),
+            KEEP: torch.randint(sequence, (sizes[KEPT],), generator=generator),
             **{name: value.contiguous() for name, value in cache.items()},
         }
 
@@ -167,13 +179,13 @@ def _shapes(model: Any) -> dict[str, tuple[int, int, int]]:
     with torch.no_grad():
         cache = getattr(model(torch.zeros(1, 2, dtype=torch.int64), use_cache=True), "past_key_values", None)
     held = [getattr(layer, kind, None) for layer in getattr(cache, "layers", []) for kind in ("keys", "values")]
-    kept = [part for part in held if isinstance(part, torch.Tensor) and part.dim() == 4]
-    if len(kept) != len(held) or len(kept) != 2 * _layers(model):
+    parts = [part for part in held if isinstance(part, torch.Tensor) and part.dim() == 4]
+    if len(parts) != len(held) or len(parts) != 2 * _layers(model):
         raise SourceError(
             f"the cache of {type(model).__name__} is not the keys and values of its {_layers(model)} layers, (B, K, P, D) each; "
             "export it with --cache none"
         )
-    return {name: (part.shape[1], 0, part.shape[3]) for name, part in zip(past_names(_layers(model)), kept, strict=True)}
+    return {name: (part.shape[1], 0, part.shape[3]) for name, part in zip(past_names(_layers(model)), parts, strict=True)}
 
 
 def _layers(model: Any) -> int:

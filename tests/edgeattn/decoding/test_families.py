@@ -21,7 +21,6 @@ from edgeattn.bundle import Bundle, open_bundle
 from edgeattn.decoding import load_decoder
 from edgeattn.decoding.evidence import read_evidence
 from edgeattn.decoding.generating import generate
-from edgeattn.errors import SourceError
 from edgeattn.parity import compare_arrays
 from tests.edgeattn.decoding.small import RUNTIMES
 from tests.exporters.families.building import Family, build
@@ -145,11 +144,3 @@ def test_padded_rows_are_each_row_alone(exported: Exported, runtime: str) -> Non
             whole = exported.model(torch.cat([row, torch.tensor([[(4, 8, 15)[i]]])], dim=1), use_cache=False).logits
         _agree(logits[i, 23 - row.shape[1] :], whole[0, :-1])
         _agree(more[i], whole[0, -1])
-
-
-def test_a_recurrence_is_refused(tmp_path: Path) -> None:
-    config = transformers.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4)
-    transformers.MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
-    with pytest.raises(SourceError, match="the cache of MambaForCausalLM is not the keys and values of its 2 layers"):
-        edgeattn.export(str(tmp_path / "mamba"), output=tmp_path / "out", cache=True)
-    assert not (tmp_path / "out").exists()

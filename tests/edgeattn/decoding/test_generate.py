@@ -107,7 +107,10 @@ def test_wrong_options(small: Small, arguments: list[str], message: str) -> None
 def test_a_single_run_takes_no_text(small: Small) -> None:
     result = CliRunner().invoke(cli, ["run", str(small.bundle), "--text", "Hi"])
     assert result.exit_code == 2
-    assert "takes its key/value cache beside the text; give text to `edgeattn generate`" in result.output
+    assert (
+        "takes what it has read (a key/value cache, or states) beside the text; give text to `edgeattn generate`"
+        in result.output
+    )
 
 
 def test_a_bundle_without_a_tokenizer(tiny_bundle: Path) -> None:

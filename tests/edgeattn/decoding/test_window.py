@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgeattn.bundle import open_bundle
 from edgeattn.decoding import DecoderSession, load_decoder
 from edgeattn.decoding import session as module
+from edgeattn.decoding.opening import reach
 from edgeattn.runtimes import ort_shared_cache
 from tests.edgeattn.decoding.small import RUNTIMES, WINDOW, Small
 
@@ -33,7 +34,7 @@ def session(request: pytest.FixtureRequest, small: Small, monkeypatch: pytest.Mo
 
     opened = open_bundle(small.bundle)
     with load(opened, flavour="portable") as inner:
-        yield DecoderSession(inner, window=module.reach(opened.manifest))
+        yield DecoderSession(inner, window=reach(opened.manifest))
 
 
 def test_the_window_is_that_of_the_model(session: DecoderSession) -> None:
