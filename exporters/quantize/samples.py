@@ -19,7 +19,7 @@ from edgeattn.benchmarking.feeds import make_feeds, resolve_sizes
 from edgeattn.bundle import Bundle
 from edgeattn.decoding.tokens import Tokens
 from edgeattn.errors import UsageError
-from edgeattn.manifest import PAST, TOKENS
+from edgeattn.manifest import PAST, TOKENS, state_layers
 from edgeattn.preprocess import feeds as made_from
 from edgeattn.runtimes.base import validate_feeds
 from edgeattn.tensors import read_tensors
@@ -53,6 +53,8 @@ def gather(bundle: Bundle, path: Path | None, texts: Callable[[], list[str]] | N
         UsageError: nothing can be made of `path` for this model, or too little of it.
         FeedError: arrays that are not the model's inputs, or hold NaN.
     """
+    if state_layers(info.name for info in bundle.manifest.inputs):
+        raise UsageError("the model keeps the states of a recurrence, and has full precision only: leave out --precision")
     if path is not None:
         feeds, origin = _read(bundle, path), str(path)
     elif texts is not None and (sentences := texts()):
