@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeattn.buckets import sizes_of
 from edgeattn.bundle import Bundle
 from edgeattn.decoding.session import DecoderSession
-from edgeattn.errors import BundleError
+from edgeattn.errors import BundleError, FeedError
 from edgeattn.golden import read_case
-from edgeattn.manifest import TOKENS, GoldenCase
-from edgeattn.runtimes.base import Session
+from edgeattn.manifest import TOKENS, GoldenCase, Manifest, OutputInfo
+from edgeattn.runtimes.base import Session, validate_feeds
 from edgeattn.tensors import write_tensors
 
 Array = NDArray[Any]
@@ -69,6 +70,11 @@ class Exam(abc.ABC):
     def samples(self) -> int:
         """How many inputs (or tokens) are scored."""
 
+    @property
+    def identity(self) -> str:
+        """What scores depend on besides the samples and what the full model says of them."""
+        return ""
+
     @abc.abstractmethod
     def score(self, session: Session) -> dict[str, float]:
         """Metric -> value."""
@@ -105,6 +111,8 @@ class VectorExam(Exam):
         cosines, same = [], []
         for feeds, expected in zip(self.feeds, self.truth, strict=True):
             got = session.run(feeds)[self.output].astype(np.float64)
+            if got.shape != expected.shape:
+                raise BundleError(f"{self.output} is {got.shape}, its exam holds {expected.shape}; export the model again")
             norms = np.linalg.norm(got, axis=-1) * np.linalg.norm(expected.astype(np.float64), axis=-1)
             cosines.append((got * expected).sum(axis=-1).reshape(-1) / np.maximum(norms, np.finfo(np.float64).tiny).reshape(-1))
             same.append((got.argmax(axis=-1) == expected.argmax(axis=-1)).reshape(-1))
@@ -194,8 +202,12 @@ def read_exam(bundle: Bundle) -> Exam | None:
     if "output" not in case.sizes:
         golden = read_case(bundle, case, ((TOKENS,), (_NLL, _TOP)))
         tokens, nll, top = golden.inputs[TOKENS], golden.outputs[_NLL], golden.outputs[_TOP]
-        if tokens.ndim != 2 or nll.shape != top.shape or nll.shape != (tokens.shape[0], tokens.shape[1] - 1):
-            raise BundleError(f"{case.file}: tokens {tokens.shape} and what is said of them {nll.shape} do not go together")
+        fits = tokens.ndim == 2 and tokens.size and nll.size and nll.shape == top.shape == (len(tokens), tokens.shape[1] - 1)
+        if not fits or (tokens.dtype.kind, nll.dtype.kind, top.dtype.kind) != ("i", "f", "i"):
+            raise BundleError(
+                f"{case.file}: tokens {tokens.dtype} {tokens.shape} and what is said of them, {nll.dtype} {nll.shape} and "
+                f"{top.dtype} {top.shape}, do not go together; export the model again"
+            )
         return TextExam(tokens, nll, top)
     index, count = case.sizes["output"], case.sizes.get("samples", 0)
     if not 0 <= index < len(bundle.manifest.outputs) or count < 1:
@@ -205,4 +217,21 @@ def read_exam(bundle: Bundle) -> Exam | None:
     wanted = ([f"{i}.{name}" for i in range(count) for name in names], [f"{i}.{output}" for i in range(count)])
     golden = read_case(bundle, case, wanted)
     feeds = [{name: golden.inputs[f"{i}.{name}"] for name in names} for i in range(count)]
-    return VectorExam(output, feeds, [golden.outputs[f"{i}.{output}"] for i in range(count)])
+    truth = [golden.outputs[f"{i}.{output}"] for i in range(count)]
+    for sample, array in zip(feeds, truth, strict=True):
+        _check_sample(case.file, bundle.manifest, bundle.manifest.outputs[index], sample, array)
+    return VectorExam(output, feeds, truth)
+
+
+def _check_sample(file: str, manifest: Manifest, output: OutputInfo, feeds: Feeds, truth: Array) -> None:
+    try:
+        sizes = sizes_of(manifest.inputs, validate_feeds(manifest.inputs, feeds))
+    except FeedError as error:
+        raise BundleError(f"{file}: a sample is damaged ({error}); export the model again") from error
+    known = [dim if isinstance(dim, int) else sizes.get(dim) for dim in output.dims]
+    agree = len(known) == truth.ndim and all(size in (None, own) for size, own in zip(known, truth.shape, strict=True))
+    if not agree or not truth.size or truth.dtype.kind != "f":
+        raise BundleError(
+            f"{file}: {output.name} is {truth.dtype} {truth.shape} for a sample, and {list(output.dims)} in the manifest; "
+            "export the model again"
+        )
