@@ -18,7 +18,7 @@ from edgeattn.bundle import Bundle
 from edgeattn.decoding.session import DecoderSession
 from edgeattn.exporters.quantize import onnx_file, openvino_file
 from edgeattn.exporters.quantize.kinds import ORT, Kind, Layer
-from edgeattn.exporters.quantize.samples import Feeds, is_decoder
+from edgeattn.exporters.quantize.samples import Feeds, is_decoder, window
 from edgeattn.exporters.quantize.smooth import largest_inputs, smooth
 from edgeattn.loading import BundleSession
 from edgeattn.manifest import FP32, Flavour
@@ -28,7 +28,7 @@ from edgeattn.runtimes.base import LoadOptions, Runtime, Session
 Kinds = Mapping[str, Kind]
 """Layer -> how it is written; one that is not named stays as it is."""
 
-_ROUNDS, _STEPS = 30, 40
+_ROUNDS, _STEPS, _WARM_UP = 30, 40, 3
 _BEHIND = 128
 
 
@@ -135,14 +135,15 @@ class Workshop:
         return BundleSession([self.runtime.load(path, options)], self.bundle.manifest, [self.flavour])
 
     def time(self, session: Session, full: Session) -> Ratio:
-        """Time of a run, or of a token behind 128 others, over that at full precision; interleaved."""
+        """Time of a run, or of a token behind 128 others (fewer where the model takes fewer), over that at full precision; interleaved."""
         if is_decoder(self.bundle):
             runs = [self._steps(each) for each in (session, full)]
-            return compare_timings(*interleave(runs, _STEPS))
+            return compare_timings(*interleave(runs, _STEPS, _WARM_UP))
         feeds = make_feeds(self.bundle, resolve_sizes(self.bundle, None))
         return compare_timings(*interleave([partial(each.run, feeds) for each in (session, full)], _ROUNDS))
 
     def _steps(self, session: Session) -> Callable[[], object]:
         decoder = DecoderSession(session)
-        decoder.prefill(np.ones((1, _BEHIND), dtype=np.int64), all_logits=False)
+        behind = min(_BEHIND, max(1, window(self.bundle) - _STEPS - _WARM_UP))
+        decoder.prefill(np.ones((1, behind), dtype=np.int64), all_logits=False)
         return lambda: decoder.decode([1])

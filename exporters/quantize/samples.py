@@ -28,11 +28,12 @@ Feeds = dict[str, NDArray[Any]]
 
 SYNTHETIC = "random inputs (no --calibration was given), which say little about real ones"
 _IMAGES = (".png", ".jpg", ".jpeg")
+_FILES = (".txt", ".npz", ".safetensors")
 _FEWEST = 12
 _MOST = (96, 160, 640)
 """Samples to find scales with, to search with, and for the last word."""
 WINDOW = 512
-"""Tokens of a text that a language model reads together."""
+"""Tokens of a text that a language model reads together, where it takes so many."""
 _MOST_WINDOWS = (12, 12, 100)
 
 
@@ -73,9 +74,24 @@ def gather(bundle: Bundle, path: Path | None, texts: Callable[[], list[str]] | N
     return Samples(feeds[:first], feeds[first:second], feeds[second : second + unseen], origin)
 
 
+def check_path(path: Path) -> None:
+    """Raises UsageError where nothing can be read from `path`, whatever the model."""
+    if not path.exists():
+        raise UsageError(
+            f"{path} is not there; give a .txt, .npz or .safetensors file, a folder of those or of images, or none"
+        )
+    if not path.is_dir() and path.suffix not in _FILES:
+        raise UsageError(f"{path.name}: calibration is read from .txt, .npz and .safetensors files and folders of images")
+
+
 def is_decoder(bundle: Bundle) -> bool:
     """Whether the model has a cache."""
     return any(PAST in info.dims for info in bundle.manifest.inputs)
+
+
+def window(bundle: Bundle) -> int:
+    """Tokens of a text that a language model reads together: no more than it takes."""
+    return min(WINDOW, bundle.manifest.limits.get(PAST, WINDOW))
 
 
 def _read(bundle: Bundle, path: Path) -> list[Feeds]:
@@ -84,28 +100,37 @@ def _read(bundle: Bundle, path: Path) -> list[Feeds]:
         images = [file for file in files if file.suffix.lower() in _IMAGES]
         if images:
             return [_made(bundle, image=file) for file in images]
-        return [feeds for file in files if file.suffix in (".txt", ".npz", ".safetensors") for feeds in _read(bundle, file)]
-    if not path.exists():
-        raise UsageError(
-            f"{path} is not there; give a .txt, .npz or .safetensors file, a folder of those or of images, or none"
-        )
+        return [feeds for file in files if file.suffix in _FILES for feeds in _read(bundle, file)]
+    check_path(path)
     if path.suffix == ".txt":
-        return _of_texts(bundle, [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()])
-    if path.suffix in (".npz", ".safetensors"):
-        return _rows(bundle, path)
-    raise UsageError(f"{path.name}: calibration is read from .txt, .npz and .safetensors files and folders of images")
+        return _of_texts(bundle, _lines(path))
+    return _rows(bundle, path)
 
 
 def _rows(bundle: Bundle, path: Path) -> list[Feeds]:
     """Each row of arrays whose first axis is that of the samples."""
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            arrays: Feeds = {name: archive[name] for name in archive.files}
-    else:
-        arrays = {name: np.array(array) for name, array in read_tensors(path).items()}
+    arrays = _archive(path) if path.suffix == ".npz" else {name: np.array(x) for name, x in read_tensors(path).items()}
     inputs = [info for info in bundle.manifest.inputs if not is_decoder(bundle) or info.name == TOKENS]
     validate_feeds(inputs, arrays)
     return [{name: array[i : i + 1] for name, array in arrays.items()} for i in range(len(next(iter(arrays.values()))))]
+
+
+def _archive(path: Path) -> Feeds:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # not only what np.load documents: a damaged archive raises what zipfile and zlib raise
+        raise UsageError(f"{path.name} is no archive of plain arrays as np.savez writes it ({error})") from error
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path.name} is not UTF-8 ({error}); give one text a line") from error
+    if not lines:
+        raise UsageError(f"{path.name} holds no text; give one a line")
+    return lines
 
 
 def _of_texts(bundle: Bundle, texts: Sequence[str]) -> list[Feeds]:
@@ -113,8 +138,9 @@ def _of_texts(bundle: Bundle, texts: Sequence[str]) -> list[Feeds]:
         return [_made(bundle, text=text) for text in texts]
     tokens = Tokens(bundle)
     stream = np.concatenate([tokens.encode([text])[0][0] for text in texts])
-    count = min(sum(_MOST_WINDOWS), len(stream) // WINDOW)
-    return [{TOKENS: stream[None, i * WINDOW : (i + 1) * WINDOW].astype(np.int64)} for i in range(count)]
+    length = window(bundle)
+    count = min(sum(_MOST_WINDOWS), len(stream) // length)
+    return [{TOKENS: stream[None, i * length : (i + 1) * length].astype(np.int64)} for i in range(count)]
 
 
 def _made(bundle: Bundle, text: str | None = None, image: Path | None = None) -> Feeds:
@@ -127,7 +153,7 @@ def _random(bundle: Bundle) -> list[Feeds]:
     sizes = resolve_sizes(bundle, None)
     if is_decoder(bundle):
         vocabulary = next(int(info.dims[-1]) for info in bundle.manifest.outputs if info.name == "logits")
-        return [{TOKENS: rng.integers(vocabulary, size=(1, WINDOW // 4))} for _ in range(4 * _FEWEST)]
+        return [{TOKENS: rng.integers(vocabulary, size=(1, min(WINDOW // 4, window(bundle))))} for _ in range(4 * _FEWEST)]
     found = []
     for _ in range(4 * _FEWEST):
         drawn = {name: int(rng.integers(max(1, size // 2), size + 1)) if name != "batch" else 1 for name, size in sizes.items()}

@@ -16,7 +16,7 @@ from edgeattn.exporters.quantize.candidate import Workshop, rounds_inputs
 from edgeattn.exporters.quantize.kinds import kind, kinds_for
 from edgeattn.exporters.quantize.metric import Metric, MetricExam, measured
 from edgeattn.exporters.quantize.outcome import Outcome
-from edgeattn.exporters.quantize.samples import Feeds, Samples, gather, is_decoder
+from edgeattn.exporters.quantize.samples import Feeds, Samples, check_path, gather, is_decoder
 from edgeattn.exporters.quantize.search import search
 from edgeattn.exporters.quantize.trials import Memory, Trial, Trials, holding
 from edgeattn.loading import open_session
@@ -53,7 +53,7 @@ class Wish:
         """Refuse what cannot be had, before any work.
 
         Raises:
-            UsageError: a kind that a runtime does not have; a search without a budget.
+            UsageError: a kind that a runtime does not have; a search without a budget; calibration that is not there.
         """
         for name in self.kinds:
             for runtime, _ in targets:
@@ -61,6 +61,8 @@ class Wish:
                     kind(runtime.name, name)
                 if name != AUTO:
                     kind(runtime.name, name)
+        if self.kinds and self.calibration is not None:
+            check_path(self.calibration)
         if AUTO in self.kinds and self.budget is None:
             raise UsageError(
                 "--precision auto needs a budget to keep: --min-cosine 0.999, --min-top1 0.995, --max-perplexity-rise 0.02, "
