@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +59,10 @@ class MetricExam(Exam):
     def samples(self) -> int:
         return self.inner.samples
 
+    @property
+    def identity(self) -> str:
+        return f"{self.full} {_source(self.metric)}"
+
     def score(self, session: Session) -> dict[str, float]:
         value = measured(self.metric, session)
         return {**self.inner.score(session), "metric": value, DROP: self.full - value}
@@ -80,6 +86,15 @@ def measured(metric: Metric, session: Session) -> float:
     if not np.isfinite(value):
         raise UsageError(f"--metric gave {value}; expected a finite number, more being better")
     return value
+
+
+def _source(metric: Metric) -> str:
+    """The name of a function and the file that it is in; of anything else, what no other object of this process has."""
+    try:
+        file = inspect.getsourcefile(metric)
+        return f"{metric.__qualname__} {Path(str(file)).read_text()}"
+    except (OSError, TypeError, AttributeError, UnicodeError):
+        return f"{metric!r} {os.getpid()}"
 
 
 def _functions(module: object) -> list[str]:

@@ -86,7 +86,15 @@ class Memory:
         weights = sorted(entry.sha256 for name, entry in entries.items() if name.endswith(".bin"))
         inputs, outputs = exam.tensors(exam.samples)
         digest = hashlib.sha256()
-        for part in (_FORMAT, graph, *weights, workshop.runtime.name, workshop.runtime.check().version, cpu_identity()):
+        for part in (
+            _FORMAT,
+            graph,
+            *weights,
+            workshop.runtime.name,
+            workshop.runtime.check().version,
+            cpu_identity(),
+            exam.identity,
+        ):
             digest.update(f"{part}\n".encode())
         for feeds in (inputs, outputs, *workshop.calibration):
             for name, array in feeds.items():
