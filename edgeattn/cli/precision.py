@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,10 @@ def wish_of(
         if given or metric or calibration:
             raise UsageError("a budget, a metric and calibration are for smaller numbers; add --precision auto")
         return None
+    for name, bound in given.items():
+        least, most = (-1.0, 1.0) if name in ("cosine", "top1") else (0.0, math.inf)
+        if not (math.isfinite(bound) and least <= bound <= most):
+            raise UsageError(f"a budget of {name} {bound:g}: expected {f'at most {most:g}' if most == 1 else '0 or more'}")
     if len(given) > 1:
         raise UsageError(f"one budget at a time, got {' and '.join(given)}")
     if (metric is None) != (max_drop is None):

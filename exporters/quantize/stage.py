@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeattn.benchmarking.stats import Ratio
 from edgeattn.bundle import MANIFEST, Bundle, open_bundle, seal, weights_name, weights_of
 from edgeattn.errors import UsageError
-from edgeattn.exams import Budget, Exam, write_exam
+from edgeattn.exams import COSINE, DROP, LEAST_COSINE, RISE, TOP1, Budget, Exam, write_exam
 from edgeattn.exporters.quantize import exams
 from edgeattn.exporters.quantize.candidate import Workshop, rounds_inputs
 from edgeattn.exporters.quantize.kinds import kind, kinds_for
@@ -82,6 +82,7 @@ def shrink(
         RuntimeMissingError: a package that writes a kind is not installed.
     """
     bundle = open_bundle(work)
+    _require_metric(bundle, wish)
     samples = gather(bundle, wish.calibration, texts, wish.seed)
     outcomes, made = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -98,6 +99,15 @@ def shrink(
     if any(outcome.reason for outcome in outcomes):
         return outcomes, bundle.manifest
     return outcomes, _written(bundle, made, keep=FP32 in wish.precisions)
+
+
+def _require_metric(bundle: Bundle, wish: Wish) -> None:
+    """A budget in something that the model does not have would be missed by everything, after a long search."""
+    metric = wish.budget.metric if wish.budget else TOP1
+    known = [RISE, TOP1] if is_decoder(bundle) else [COSINE, LEAST_COSINE, TOP1]
+    if metric not in (*known, *([DROP] if wish.metric else [])):
+        what = "a language model with a cache" if is_decoder(bundle) else "a model without a cache"
+        raise UsageError(f"a budget of {metric} is none for {what}; it is measured in {', '.join(known)}")
 
 
 def _outcome(workshop: Workshop, full: Session, samples: Samples, wish: Wish, name: str, say: Progress) -> tuple[Outcome, Exam]:
