@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeattn.exams import Exam
 from edgeattn.exporters.quantize import exams
 from edgeattn.exporters.quantize.candidate import rounds_inputs
 from edgeattn.exporters.quantize.samples import Feeds, is_decoder
@@ -29,7 +30,7 @@ def tried(bundle: Path, runtime: str, kind: str, folder: Path) -> tuple[dict[str
     shop.write(kinds, folder / f"small{shop.suffix}", "small.bin")
     with open_session(shop.bundle, [shop.flavour], shop.runtime, LoadOptions(threads=1)) as full:
         if small:
-            exam: exams.Exam = exams.text_exam(full, windows(8, seed=1))
+            exam: Exam = exams.text_exam(full, windows(8, seed=1))
         else:
             exam = exams.vector_exam(full, draw(12, seed=1), exams.vector_output(shop.bundle.manifest, None))
     with shop.load(folder / f"small{shop.suffix}", rounds_inputs(kinds)) as session:

@@ -1,0 +1,193 @@
+"""Mixtures of kinds, in a fixed order, and trials that are remembered. No test asks which kind is faster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgeattn.exams import COSINE, Budget, Exam, VectorExam
+from edgeattn.exporters.quantize import exams
+from edgeattn.exporters.quantize.candidate import Kinds, Workshop
+from edgeattn.exporters.quantize.kinds import ORT, Layer, kind
+from edgeattn.exporters.quantize.metric import MetricExam, load_metric, measured
+from edgeattn.exporters.quantize.search import _groups, _mixture, search
+from edgeattn.exporters.quantize.trials import Memory, Trial, Trials
+from edgeattn.loading import open_session
+from edgeattn.runtimes.base import LoadOptions, Session
+from tests.exporters.quantize.small_encoder import Feeds, all_in, draw, workshop
+
+INT4, INT8 = kind(ORT, "int4"), kind(ORT, "int8")
+FAR = float("inf")
+SEARCHED, UNSEEN = draw(10, seed=1), draw(20, seed=2)
+
+
+@pytest.fixture
+def shop(encoder: Path, tmp_path: Path) -> Workshop:
+    return workshop(encoder, ORT, tmp_path, draw(6))
+
+
+@pytest.fixture
+def full(shop: Workshop) -> Iterator[Session]:
+    with open_session(shop.bundle, [shop.flavour], shop.runtime, LoadOptions(threads=1)) as session:
+        yield session
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[Kinds]:
+    """What is written from now on."""
+    kept: list[Kinds] = []
+    write = Workshop.write
+
+    def noted(self: Workshop, kinds: Kinds, path: Path, weights: str) -> dict[str, int]:
+        kept.append(kinds)
+        return write(self, kinds, path, weights)
+
+    monkeypatch.setattr(Workshop, "write", noted)
+    return kept
+
+
+def vector_exam(shop: Workshop, full: Session, samples: list[Feeds]) -> VectorExam:
+    return exams.vector_exam(full, samples, exams.vector_output(shop.bundle.manifest, None))
+
+
+def trials_of(shop: Workshop, full: Session, exam: Exam) -> Trials:
+    return Trials(shop, full, exam, Memory(shop, exam), lambda _: None)
+
+
+def mixed(shop: Workshop, full: Session, bound: float) -> Trial | None:
+    """int4 where the budget allows it, int8 elsewhere."""
+    trials = trials_of(shop, full, vector_exam(shop, full, SEARCHED))
+    careful = trials.run(all_in(shop, "int8"), timed=False)
+    return _mixture(trials, Budget(COSINE, bound), INT4, careful, FAR)
+
+
+def test_a_mixture_holds_what_one_kind_misses(shop: Workshop, full: Session) -> None:
+    trials = trials_of(shop, full, vector_exam(shop, full, SEARCHED))
+    alone = {name: trials.run(all_in(shop, name), timed=False).scores[COSINE] for name in ("int4", "int8")}
+    bound = (alone["int4"] + alone["int8"]) / 2
+    found = mixed(shop, full, bound)
+    assert found is not None
+    assert set(found.used) == {"int4", "int8"}
+    assert sum(found.used.values()) == len(shop.layers)
+    assert alone["int4"] < bound <= found.scores[COSINE] <= alone["int8"]
+    assert found.name == f"int4 x{found.used['int4']}, int8 x{found.used['int8']}"
+
+
+def test_a_mixture_takes_more_where_more_is_allowed(shop: Workshop, full: Session) -> None:
+    counts = []
+    for bound in (0.995, 0.985, 0.9):
+        found = mixed(shop, full, bound)
+        counts.append(found.used["int4"] if found else 0)
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1] == len(shop.layers)
+
+
+def test_no_group_fits(shop: Workshop, full: Session) -> None:
+    assert mixed(shop, full, 1.0) is None
+
+
+def test_without_a_careful_kind_the_rest_stays_as_it_is(shop: Workshop, full: Session) -> None:
+    trials = trials_of(shop, full, vector_exam(shop, full, SEARCHED))
+    found = _mixture(trials, Budget(COSINE, 0.985), INT4, None, FAR)
+    assert found is not None
+    assert set(found.used) == {"int4", "fp32"}
+    assert found.scores[COSINE] >= 0.985
+
+
+def test_groups_are_halves_of_a_role() -> None:
+    layers = {f"{role}{i}": Layer(f"layers.{i}.{role}.weight", 1) for i in range(5) for role in ("up", "down")}
+    assert _groups({"e": Layer("embed.weight", 1), **layers}) == [
+        ["e"],
+        ["up0", "up1", "up2"],
+        ["up3", "up4"],
+        ["down0", "down1", "down2"],
+        ["down3", "down4"],
+    ]
+
+
+def test_the_order_is_the_same_each_time(
+    shop: Workshop, full: Session, written: list[Kinds], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is remembered: each time has a cache of its own."""
+    runs = []
+    for name in ("one", "other"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        mixed(shop, full, 0.985)
+        runs.append([{layer: each.name for layer, each in kinds.items()} for kinds in written])
+        written.clear()
+    assert runs[0] == runs[1]
+    assert len(runs[0]) > len(_groups(shop.layers))
+
+
+def test_a_search_goes_on_where_it_was_stopped(shop: Workshop, full: Session, written: list[Kinds]) -> None:
+    first = mixed(shop, full, 0.985)
+    assert written
+    written.clear()
+    assert mixed(shop, full, 0.985) == first
+    assert written == []
+
+
+def test_what_was_only_scored_is_timed_when_its_time_is_asked(shop: Workshop, full: Session, written: list[Kinds]) -> None:
+    trials = trials_of(shop, full, vector_exam(shop, full, SEARCHED))
+    scored, timed = (trials.run(all_in(shop, "int8"), timed=timed) for timed in (False, True))
+    assert scored.time is None
+    assert timed.time is not None
+    assert timed.scores == scored.scores
+    trials.run(all_in(shop, "int8"), timed=False)
+    assert len(written) == 2
+
+
+@pytest.mark.parametrize("changed", ["samples", "calibration", "bundle"])
+def test_nothing_is_remembered_of_something_else(shop: Workshop, full: Session, written: list[Kinds], changed: str) -> None:
+    exam = vector_exam(shop, full, SEARCHED)
+    trials_of(shop, full, exam).run(all_in(shop, "int8"), timed=False)
+    if changed == "samples":
+        exam = vector_exam(shop, full, UNSEEN)
+    if changed == "calibration":
+        shop = replace(shop, calibration=draw(6, seed=7))
+    if changed == "bundle":
+        files = {**shop.bundle.manifest.files}
+        files["weights-fp32.bin"] = replace(files["weights-fp32.bin"], sha256="0" * 64)
+        shop = replace(shop, bundle=replace(shop.bundle, manifest=replace(shop.bundle.manifest, files=files)))
+    trials_of(shop, full, exam).run(all_in(shop, "int8"), timed=False)
+    assert len(written) == 2
+
+
+def test_a_metric_is_remembered_as_long_as_it_is_the_same(
+    shop: Workshop, full: Session, written: list[Kinds], tmp_path: Path
+) -> None:
+    """Not what was found without it, nor what another function in a file of that name said."""
+    file = tmp_path / "metric.py"
+    inner = vector_exam(shop, full, SEARCHED)
+    trials_of(shop, full, inner).run(all_in(shop, "int8"), timed=False)
+    losses = []
+    for weight in (1, 1, 2):
+        file.write_text(
+            f"import numpy as np\nFEEDS = dict.fromkeys(['input_ids', 'attention_mask'], np.ones((1, 4), np.int64))\n"
+            f"def good(run):\n    return {weight} * (1.0 - float(np.abs(run(FEEDS)['hidden']).max()))\n"
+        )
+        metric = load_metric(f"{file}:good")
+        exam = MetricExam(inner, metric, measured(metric, full))
+        losses.append(trials_of(shop, full, exam).run(all_in(shop, "int8"), timed=False).scores["drop"])
+    assert len(written) == 3
+    assert losses[0] == losses[1] != 0
+    assert losses[2] == pytest.approx(2 * losses[0])
+
+
+def test_a_damaged_memory_is_none(shop: Workshop, full: Session, written: list[Kinds], own_cache: Path) -> None:
+    exam = vector_exam(shop, full, SEARCHED)
+    for content in ("{", "[]", '{"a": 1}'):
+        trials_of(shop, full, exam).run(all_in(shop, "int8"), timed=False)
+        (file,) = own_cache.rglob("*.json")
+        file.write_text(content)
+    assert len(written) == 3
+
+
+def test_a_search_tries_every_kind(shop: Workshop, full: Session) -> None:
+    trials = trials_of(shop, full, vector_exam(shop, full, SEARCHED))
+    found = search(trials, Budget(COSINE, 0.99), seconds=0.0)
+    assert [trial.name for trial in found] == ["int4", "int8-dynamic", "int8", "fp16"]
+    assert all(trial.time is not None for trial in found)

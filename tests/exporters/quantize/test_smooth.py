@@ -1,0 +1,75 @@
+"""Scale migration: by itself it changes nothing, and it looks at real positions only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from edgeattn.exporters.quantize import onnx_file
+from edgeattn.exporters.quantize.candidate import Workshop
+from edgeattn.exporters.quantize.kinds import ORT
+from edgeattn.exporters.quantize.smooth import largest_inputs, smooth
+from tests.exporters.quantize.small_encoder import PRODUCTS, Feeds, draw, workshop
+
+
+@pytest.fixture
+def shop(encoder: Path, tmp_path: Path) -> Workshop:
+    return workshop(encoder, ORT, tmp_path)
+
+
+def test_outputs_stay_the_same(shop: Workshop) -> None:
+    model = onnx_file.read(shop.path)
+    smoothed = onnx_file.copied(model)
+    largest = largest_inputs(model, shop.layers, draw(6), "attention_mask")
+    smooth(smoothed, set(shop.layers), largest)
+    names = [layer.weight for layer in shop.layers.values()]
+    before, after = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in each.graph.initializer if tensor.name in names}
+        for each in (model, smoothed)
+    )
+    assert sum(not np.allclose(before[name], after[name], rtol=1e-3) for name in names) == PRODUCTS
+    sessions = [
+        onnxruntime.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"]) for each in (model, smoothed)
+    ]
+    for feeds in draw(4, seed=1):
+        expected, got = (session.run(None, feeds) for session in sessions)
+        for one, other in zip(expected, got, strict=True):
+            assert np.abs(one - other).max() <= 1e-5 * np.abs(one).max()
+
+
+def test_columns_that_stand_out_are_brought_nearer(shop: Workshop) -> None:
+    """Each product's input afterwards: its largest column is fewer times its median one."""
+    model = onnx_file.read(shop.path)
+    largest = largest_inputs(model, shop.layers, draw(6), "attention_mask")
+    smoothed = onnx_file.copied(model)
+    smooth(smoothed, set(shop.layers), largest)
+    after = largest_inputs(smoothed, shop.layers, draw(6), "attention_mask")
+    assert len(largest) == len(after) == PRODUCTS
+    for before, later in zip(sorted(largest), sorted(after), strict=True):
+        assert later == f"{before}.smooth"
+        spread, kept = (float(peaks.max() / np.median(peaks)) for peaks in (largest[before], after[later]))
+        assert kept < spread
+
+
+def test_padding_is_not_looked_at(shop: Workshop) -> None:
+    """Samples padded with tokens of all sorts give what the samples alone give."""
+    model = onnx_file.read(shop.path)
+    samples = draw(6)
+    alone = largest_inputs(model, shop.layers, samples, "attention_mask")
+    padded = largest_inputs(model, shop.layers, [_padded(feeds) for feeds in samples], "attention_mask")
+    everything = largest_inputs(model, shop.layers, [_padded(feeds) for feeds in samples], "")
+    for name, peaks in alone.items():
+        np.testing.assert_allclose(padded[name], peaks, rtol=1e-4, atol=1e-5)
+    assert any(np.abs(everything[name] - peaks).max() > 0.01 for name, peaks in alone.items())
+
+
+def _padded(feeds: Feeds) -> Feeds:
+    tokens = np.random.default_rng(9).integers(300, size=(1, 30))
+    return {
+        "input_ids": np.concatenate([feeds["input_ids"], tokens], axis=1),
+        "attention_mask": np.concatenate([feeds["attention_mask"], np.zeros_like(tokens)], axis=1),
+    }
