@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +62,14 @@ class Wish:
                     kind(runtime.name, name)
                 if name != AUTO:
                     kind(runtime.name, name)
+        if AUTO in self.kinds and len(self.kinds) > 1:
+            raise UsageError(f"--precision auto tries every kind; leave out {', '.join(set(self.kinds) - {AUTO})}")
+        for runtime, _ in targets if AUTO not in self.kinds else ():
+            stored = Counter(kind(runtime.name, name).weights for name in self.kinds)
+            if twice := [weights for weights, count in stored.items() if count > 1]:
+                raise UsageError(
+                    f"{' and '.join(self.kinds)} are all stored in {twice[0]} on {runtime.name}; ask for one of them"
+                )
         if self.kinds and self.calibration is not None:
             check_path(self.calibration)
         if AUTO in self.kinds and self.budget is None:
