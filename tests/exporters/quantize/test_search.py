@@ -14,6 +14,7 @@ from edgeattn.exporters.quantize.candidate import Kinds, Workshop
 from edgeattn.exporters.quantize.kinds import ORT, Layer, kind
 from edgeattn.exporters.quantize.metric import MetricExam, load_metric, measured
 from edgeattn.exporters.quantize.search import _groups, _mixture, search
+from edgeattn.exporters.quantize.stage import Wish, _chosen
 from edgeattn.exporters.quantize.trials import Memory, Trial, Trials
 from edgeattn.loading import open_session
 from edgeattn.runtimes.base import LoadOptions, Session
@@ -191,3 +192,15 @@ def test_a_search_tries_every_kind(shop: Workshop, full: Session) -> None:
     found = search(trials, Budget(COSINE, 0.99), seconds=0.0)
     assert [trial.name for trial in found] == ["int4", "int8-dynamic", "int8", "fp16"]
     assert all(trial.time is not None for trial in found)
+
+
+def test_what_fails_on_unseen_samples_is_not_chosen(shop: Workshop, full: Session) -> None:
+    """Their truth is turned round here, so that everything is as far from it as can be."""
+    trial = trials_of(shop, full, vector_exam(shop, full, SEARCHED)).run(all_in(shop, "int8"))
+    exam = vector_exam(shop, full, UNSEEN)
+    wish = Wish(("auto",), Budget(COSINE, 0.9), slower=True)
+    assert _chosen(shop, [trial], exam, wish)[0] is trial
+    chosen, scores, reason = _chosen(shop, [trial], replace(exam, truth=[-array for array in exam.truth]), wish)
+    assert chosen is None
+    assert scores[COSINE] < -0.9
+    assert "on inputs that the search had not seen int8 has cosine -0.99" in reason
