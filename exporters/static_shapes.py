@@ -12,7 +12,7 @@ from edgeattn.buckets import cut, fits, pad, smallest
 from edgeattn.errors import UsageError
 from edgeattn.exporters.reference_run import Arrays, ReferenceCase, case_name, check_repeatable, run_case
 from edgeattn.exporters.sources.base import Dimension, Source
-from edgeattn.manifest import OutputInfo, TensorInfo, describe_sizes
+from edgeattn.manifest import PAST, OutputInfo, TensorInfo, describe_sizes
 from edgeattn.padding import valid_positions
 from edgeattn.parity import compare_outputs, passed
 
@@ -100,7 +100,9 @@ def _exact_case(source: Source, sizes: dict[str, int], draw: int) -> ReferenceCa
     if source.padding is not None:
         mask = inputs[source.padding]
         name = f"{case_name(sizes, draw)}-{('full', 'padded', 'short')[draw]}"
-        inputs[source.padding] = _mask(mask, draw, _least(source))
+        kept = _mask(mask, draw, _least(source))
+        # behind a cache the new tokens stand at the end: padded, they would leave nothing to compare
+        inputs[source.padding] = kept.flip(1) if PAST in source.dimensions else kept
     return run_case(source, name, sizes, inputs)
 
 
