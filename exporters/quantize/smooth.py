@@ -17,7 +17,7 @@ Array = NDArray[np.float32]
 Feeds = Mapping[str, NDArray[np.generic]]
 
 STRENGTH = 0.8
-"""The exponent of the input's share; 0.5 to 0.9 in the paper. 0.8 loses least on sentence embeddings, see benchmarks/."""
+"""The exponent of the input's share; 0.5 to 0.9 in the paper."""
 _LEAST = 1e-5
 
 
