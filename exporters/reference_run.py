@@ -13,11 +13,18 @@ from numpy.typing import NDArray
 from edgeattn.errors import CaptureError, SourceError
 from edgeattn.exporters.capture import named_outputs
 from edgeattn.exporters.sources.base import Dimension, Source
+from edgeattn.parity import compare_arrays
+from edgeattn.tolerance import default_class, tolerance
 
 BATCHES = (1, 3, 8)
 LENGTHS = (1, 7, 128, 333, 512)
 """Sizes tried: one, odd, a power of two, beyond kernel blocks, and longer than examples are."""
 _FIXED_CASES = 3
+_DRAWS = 4
+_NEXT_DRAW = 7919
+"""What the seed grows by for another draw, further than there are cases."""
+_SETTLED = 0.125
+"""Measured on SmolLM2 (30 layers): 0.003 to 0.06, and 0.53 on a draw where PyTorch is 0.008 away from its own float64."""
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -33,7 +40,7 @@ class ReferenceCase:
 
 
 def run_reference(source: Source) -> list[ReferenceCase]:
-    """Run the untouched module over the size grid.
+    """Run the untouched module over the size grid, on inputs whose answer rounding does not decide, where the source can tell.
 
     Raises:
         SourceError: the model fails on a size it declared possible, or gives other results when run twice.
@@ -41,10 +48,38 @@ def run_reference(source: Source) -> list[ReferenceCase]:
     """
     cases = []
     for number, sizes in enumerate(size_grid(source.dimensions)):
-        inputs = source.sample(sizes, torch.Generator().manual_seed(1000 + number))
-        cases.append(run_case(source, case_name(sizes, number), sizes, inputs))
+        cases.append(_settled_case(source, case_name(sizes, number), sizes, 1000 + number))
     check_repeatable(source, cases)
     return cases
+
+
+def _settled_case(source: Source, name: str, sizes: dict[str, int], seed: int) -> ReferenceCase:
+    """The first of a few draws that the last place of a float hardly moves, else the one that it moves least.
+
+    A deep model answers to some random tokens as a rolled die does: its own float32 is then further from its float64 than a
+    runtime may be from it, and every runtime would be judged by its luck.
+    """
+    drawn = []
+    for draw in range(_DRAWS):
+        case = run_case(source, name, sizes, source.sample(sizes, torch.Generator().manual_seed(seed + draw * _NEXT_DRAW)))
+        if source.shaken is None or (moved := _moved(source, case)) <= _SETTLED:
+            return case
+        drawn.append((moved, case))
+    return min(drawn, key=lambda pair: pair[0])[1]
+
+
+def _moved(source: Source, case: ReferenceCase) -> float:
+    """How far rounding at the beginning moves the outputs, as a share of what a runtime may be off."""
+    assert source.shaken is not None
+    with source.shaken():
+        inputs = {name: torch.from_numpy(array.copy()) for name, array in case.inputs.items()}
+        moved = _run(source, inputs, case.sizes)
+    shares = []
+    for name, array in case.outputs.items():
+        kind = source.output_classes.get(name) or default_class(str(array.dtype))
+        off = compare_arrays(name, moved[name], array, kind)
+        shares.append(off.required_atol / tolerance(kind, off.dtype).atol)
+    return max(shares)
 
 
 def run_case(source: Source, name: str, sizes: dict[str, int], inputs: Mapping[str, torch.Tensor]) -> ReferenceCase:

@@ -257,24 +257,37 @@ def _as_array(info: TensorInfo, value: Any) -> Array:
 
 
 def _check_array(info: TensorInfo, array: Array, sizes: dict[str, tuple[int, str]]) -> None:
-    expected = f"{info.dtype}[{', '.join(map(str, info.dims))}]"
-    got = f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+    name = info.name
     if array.dtype != np.dtype(info.dtype):
-        raise FeedError(f"input {info.name!r}: got {got}, expected {expected}; convert it with .astype({info.dtype!r})")
+        raise FeedError(
+            f"input {name!r}: got {_got(array)}, expected {_expected(info)}; convert it with .astype({info.dtype!r})"
+        )
     if array.ndim != len(info.dims):
-        raise FeedError(f"input {info.name!r}: got rank {array.ndim} ({got}), expected rank {len(info.dims)} ({expected})")
+        raise FeedError(
+            f"input {name!r}: got rank {array.ndim} ({_got(array)}), expected rank {len(info.dims)} ({_expected(info)})"
+        )
     for axis, (size, dim) in enumerate(zip(array.shape, info.dims, strict=True)):
         if isinstance(dim, int):
             if size != dim:
-                raise FeedError(f"input {info.name!r}, axis {axis}: got size {size} ({got}), expected {dim} ({expected})")
+                raise FeedError(
+                    f"input {name!r}, axis {axis}: got size {size} ({_got(array)}), expected {dim} ({_expected(info)})"
+                )
         elif size < 1 and dim != PAST:
-            raise FeedError(f"input {info.name!r}, axis {axis} ({dim}): got size 0 ({got}), expected at least 1")
-        elif sizes.setdefault(dim, (size, info.name))[0] != size:
+            raise FeedError(f"input {name!r}, axis {axis} ({dim}): got size 0 ({_got(array)}), expected at least 1")
+        elif sizes.setdefault(dim, (size, name))[0] != size:
             other = sizes[dim]
-            raise FeedError(f"input {info.name!r}: {dim} is {size}, but {other[0]} in input {other[1]!r}; make them equal")
+            raise FeedError(f"input {name!r}: {dim} is {size}, but {other[0]} in input {other[1]!r}; make them equal")
     if array.dtype.kind == "f" and np.isnan(array).any():
         where = tuple(int(i) for i in np.argwhere(np.isnan(array))[0])
-        raise FeedError(f"input {info.name!r} holds NaN (first at {where}); every output it reaches would be NaN")
+        raise FeedError(f"input {name!r} holds NaN (first at {where}); every output it reaches would be NaN")
+
+
+def _got(array: Array) -> str:
+    return f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+
+
+def _expected(info: TensorInfo) -> str:
+    return f"{info.dtype}[{', '.join(map(str, info.dims))}]"
 
 
 def _check_derived(inputs: Sequence[TensorInfo], sizes: Mapping[str, int]) -> None:

@@ -26,6 +26,7 @@ from edgeattn.runtimes.base import (
     wrap_failure,
 )
 from edgeattn.runtimes.openvino_ports import cause, match
+from edgeattn.runtimes.openvino_request import run
 from edgeattn.runtimes.openvino_stateful import StatefulSession
 from edgeattn.runtimes.vendor import availability, import_openvino
 
@@ -173,11 +174,11 @@ class _OpenVINOSession(Session):
     def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         numbered = {index: feeds[info.name] for index, info in enumerate(self.inputs)}
         try:
-            # share_outputs=False copies: the next run writes into the request's own memory
-            results = self._request.infer(numbered, share_inputs=True, share_outputs=False)
+            run(self._request, numbered)
+            # copied: the next run writes into the request's own memory
+            return {info.name: self._request.get_output_tensor(i).data.copy() for i, info in enumerate(self.outputs)}
         except Exception as error:  # its exceptions share no base below Exception
             raise wrap_failure(self.effective.runtime, "run the model", cause(error)) from error
-        return {info.name: results[index] for index, info in enumerate(self.outputs)}
 
     def _close(self) -> None:
         self._request = None

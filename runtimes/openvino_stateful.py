@@ -12,6 +12,7 @@ from edgeattn.openvino_ir import Note
 from edgeattn.runtimes.base import Array, Effective, Session, wrap_failure
 from edgeattn.runtimes.carrying import LENGTH, Carried, total_length
 from edgeattn.runtimes.openvino_ports import cause
+from edgeattn.runtimes.openvino_request import run
 from edgeattn.runtimes.vendor import import_openvino
 
 
@@ -67,8 +68,8 @@ class States:
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run on the inputs that are no past; the outputs that are no present."""
         try:
-            results = self._request.infer(feeds, share_inputs=True, share_outputs=False)
-            return {name: results[name] for name in self._given}
+            run(self._request, feeds)
+            return {name: self._request.get_tensor(name).data.copy() for name in self._given}
         except Exception as error:  # its exceptions share no base below Exception
             raise wrap_failure(self._runtime, "run the model", cause(error)) from error
 

@@ -69,6 +69,8 @@ class SharedCache(Carried[_Buffers]):
     """The chain of runs on shared buffers. A fork shares them until one of the two goes on, which then copies."""
 
     session: SharedCacheSession
+    _bound: tuple[Mapping[str, Array], Any] | None = None
+    """Buffers, and the binding that has them as past and present."""
 
     def fork(self) -> Carried[_Buffers]:
         self._state = replace(self._state, own=False)
@@ -97,7 +99,8 @@ class SharedCache(Carried[_Buffers]):
     def _with_room(self, total: int) -> _Buffers:
         """The buffers, or longer copies of them, that hold `total` positions and may be written."""
         state = self._state
-        if state.own and all(array.shape[LENGTH] >= total for array in state.arrays.values()):
+        last_grown = next(reversed(state.arrays.values()))
+        if state.own and last_grown.shape[LENGTH] >= total:
             return state
         grown = {}
         for name, array in state.arrays.items():
@@ -113,19 +116,31 @@ class SharedCache(Carried[_Buffers]):
         return replace(state, arrays=kept, used=count, own=True)
 
     def _step(self, feeds: Mapping[str, Array], buffers: Mapping[str, Array]) -> dict[str, Array]:
-        session = self.session._session
-        binding = session.io_binding()
+        binding = self._binding(buffers)
         for name, array in feeds.items():
             binding.bind_cpu_input(name, array)
         for name in self._given:
-            binding.bind_output(name)
+            binding.bind_output(name)  # bound anew, since its shape is that of the run before
+        self.session._session.run_with_iobinding(binding)
+        found = binding.get_outputs_as_ortvaluevector()
+        return {name: found[number].numpy() for number, name in enumerate(self._given)}
+
+    def _binding(self, buffers: Mapping[str, Array]) -> Any:
+        """With `buffers` as past and as present; the one of the step before where these are the same, since binding two tensors
+        for each layer costs as much as several operators."""
+        if self._bound is not None and self._bound[0] is buffers:
+            return self._bound[1]
+        self._bound = None
+        binding = self.session._session.io_binding()
+        for name in self._given:
+            binding.bind_output(name)  # first, so that they come first
         for present, past in self._pairs.items():
             array = buffers[past]
             place = (array.dtype.type, array.shape, array.ctypes.data)
             binding.bind_input(past, "cpu", 0, *place)
             binding.bind_output(present, "cpu", 0, *place)
-        session.run_with_iobinding(binding)
-        return {name: value.numpy() for name, value in zip(self._given, binding.get_outputs(), strict=False)}
+        self._bound = (buffers, binding)
+        return binding
 
 
 def _buffer(held: Array, total: int) -> Array:

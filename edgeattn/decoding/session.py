@@ -95,13 +95,7 @@ class DecoderSession:
             FeedError: no tokens, one outside the vocabulary, or a number of rows that differs from the chunk before.
         """
         new = self._tokens(tokens)
-        real = np.ones_like(new) if mask is None else np.asarray(mask, dtype=np.int64)
-        if real.shape != new.shape:
-            raise FeedError(f"the mask has shape {list(real.shape)}, the tokens have {list(new.shape)}; make them equal")
-        if not np.isin(real, (0, 1)).all() or not real[:, -1].all():
-            raise FeedError(
-                "a mask holds 1 for a real token and 0 for padding, which belongs in front: its last column must be 1"
-            )
+        real = np.ones_like(new) if mask is None else _real(mask, new)
         if self._chain is not None and len(new) != len(self._read.mask):
             raise FeedError(
                 f"got {len(new)} rows, the cache holds {len(self._read.mask)}; reset() first, or go on with as many"
@@ -184,6 +178,16 @@ class DecoderSession:
                 f"token {wrong} is outside the vocabulary of {self.vocabulary} tokens; was it made by another tokenizer?"
             )
         return new.astype(np.int64)
+
+
+def _real(mask: ArrayLike, tokens: Ints) -> Ints:
+    """A mask that goes with tokens (B, S). Raises FeedError for any other."""
+    real = np.asarray(mask, dtype=np.int64)
+    if real.shape != tokens.shape:
+        raise FeedError(f"the mask has shape {list(real.shape)}, the tokens have {list(tokens.shape)}; make them equal")
+    if not np.isin(real, (0, 1)).all() or not real[:, -1].all():
+        raise FeedError("a mask holds 1 for a real token and 0 for padding, which belongs in front: its last column must be 1")
+    return real
 
 
 def _vocabulary(session: Session) -> int | None:

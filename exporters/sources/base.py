@@ -61,6 +61,8 @@ class Source:
     output_classes: dict[str, OutputClass] = field(default_factory=dict)
     exporting: Callable[[], contextlib.AbstractContextManager[None]] = _as_is
     sampler: Sampler | None = None
+    shaken: Callable[[], contextlib.AbstractContextManager[None]] | None = None
+    """Within it the module rounds otherwise at its beginning, which tells inputs whose answer rounding decides."""
     front_padding: bool = False
     """Whether padding can be in front of a row alone, so that the sampler's mask stays as it is."""
     program: torch.export.ExportedProgram | None = None

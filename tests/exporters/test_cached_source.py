@@ -32,3 +32,16 @@ def test_some_rows_are_padded_and_some_are_not(source: Source) -> None:
     single = [bool(rows) for rows in whole if len(rows) == 1]
     assert any(single)
     assert not all(single)
+
+
+def test_shaken_it_is_off_in_the_last_place_and_afterwards_not_at_all(source: Source) -> None:
+    assert source.shaken is not None
+    feeds = source.sample({"batch": 2, "sequence": 3, "past": 4, "kept": 2}, torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before = source.module(**feeds)["logits"]
+        with source.shaken():
+            first, second = (source.module(**feeds)["logits"] for _ in range(2))
+        after = source.module(**feeds)["logits"]
+    assert torch.equal(before, after)
+    assert 0 < (first - before).abs().max() < 1e-3
+    assert not torch.equal(first, second)

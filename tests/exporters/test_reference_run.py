@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,3 +129,28 @@ def test_a_static_model_that_fails_says_so() -> None:
 def test_other_results_than_tensors_are_refused() -> None:
     with pytest.raises(CaptureError, match="got str"):
         run_reference(_source(lambda x: "text"))
+
+
+def _shakable(moves: Callable[[Tensor], float]) -> Source:
+    """Doubles draws that are 0, 1, 2, ... in turn; within `shaken` it adds `moves` of the draw."""
+    shaking, drawn = [False], itertools.count()
+
+    @contextlib.contextmanager
+    def shaken() -> Iterator[None]:
+        shaking[0] = True
+        yield
+        shaking[0] = False
+
+    source = _source(lambda x: 2 * x + (moves(x) if shaking[0] else 0.0), dynamic=False)
+    return replace(source, sampler=lambda sizes, generator: {"x": torch.full((2, 5, 4), float(next(drawn)))}, shaken=shaken)
+
+
+def test_inputs_whose_answer_rounding_decides_are_drawn_again() -> None:
+    first, second, third = run_reference(_shakable(lambda x: 1e-3 if x.max() < 2 else 0.0))
+    assert [case.inputs["x"].max() for case in (first, second, third)] == [2.0, 3.0, 4.0]
+    np.testing.assert_array_equal(first.outputs["output"], np.full((2, 5, 4), 4.0))
+
+
+def test_where_rounding_decides_every_draw_it_is_the_one_that_moves_least() -> None:
+    cases = run_reference(_shakable(lambda x: 1.0 if x.max() % 4 != 2 else 0.5))
+    assert [case.inputs["x"].max() for case in cases] == [2.0, 6.0, 10.0]

@@ -9,8 +9,10 @@ come out: a prompt needs its last alone, and a large vocabulary's product for al
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,6 +88,7 @@ def cached_source(model: Any, name: str, kind: str, part: Part, provenance: dict
         output_classes=dict.fromkeys(form.outputs, "decoder"),
         exporting=form.exporting,
         sampler=form.draw,
+        shaken=form.shaken,
         front_padding=form.front_padding,
         whole_pass=lambda tokens: model(tokens, use_cache=False).logits,
         files=dict(part.files),
@@ -105,7 +108,24 @@ def _cached_form(model: Any) -> StepForm:
         example={"batch": 2, "sequence": 4, PAST: 5, KEPT: 3},
         present=present_names(module.layers),
         exporting=lambda: exporting(model),
+        shaken=partial(_shaken, model),
     )
+
+
+@contextlib.contextmanager
+def _shaken(model: Any) -> Iterator[None]:
+    """Within it each embedding is off by about a unit in the last place, always the same way."""
+    generator = torch.Generator().manual_seed(0)
+
+    def shake(module: torch.nn.Module, given: Any, embedded: torch.Tensor) -> torch.Tensor:
+        unit = torch.finfo(embedded.dtype).eps
+        return embedded * (1 + unit * torch.randn(embedded.shape, generator=generator)).to(embedded.dtype)
+
+    hook = model.get_input_embeddings().register_forward_hook(shake)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _dynamic(model: Any) -> dict[str, dict[int, str]]:

@@ -29,6 +29,8 @@ class StepForm:
     example: dict[str, int]
     present: list[str]
     exporting: Callable[[], AbstractContextManager[None]]
+    shaken: Callable[[], AbstractContextManager[None]] | None = None
+    """As of a source: within it, what is read is off in its last place."""
     front_padding: bool = False
     """Whether padding belongs in front of a row alone."""
 
