@@ -163,12 +163,16 @@ class TextExam(Exam):
 
 def read_text(session: Session, tokens: Ints) -> tuple[NDArray[np.float32], Ints]:
     """What a language model says of every token but the first of windows (N, S), each read alone: its negative log-likelihood
-    and the likeliest token instead, (N, S - 1)."""
+    and the likeliest token instead, (N, S - 1).
+
+    The second half is read behind the first, so that what a cache loses is seen; a prompt does not read its own.
+    """
     decoder = DecoderSession(session)
     nll, top = [], []
     for window in tokens:
         decoder.reset()
-        logits = decoder.prefill(window[None])[0, :-1].astype(np.float64)
+        halves = [decoder.prefill(half[None])[0] for half in np.array_split(window, 2) if half.size]
+        logits = np.concatenate(halves)[:-1].astype(np.float64)
         peak = logits.max(axis=-1, keepdims=True)
         total = np.log(np.exp(logits - peak).sum(axis=-1)) + peak[:, 0]
         nll.append(total - logits[np.arange(len(logits)), window[1:]])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeattn.buckets import cut, no_bucket, pad, sizes_of, smallest
 from edgeattn.bundle import Bundle, opening
 from edgeattn.errors import BundleError, FeedError, GateError, UsageError, unknown
-from edgeattn.manifest import FP32, Flavour, Manifest, Quantized, describe_sizes
+from edgeattn.manifest import Flavour, Manifest, Quantized, describe_sizes
 from edgeattn.proof import require_proof
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import LoadOptions, Runtime, Session, library_paths
@@ -127,8 +127,10 @@ def open_session(bundle: Bundle, flavours: Sequence[Flavour], runtime: Runtime, 
 
 def flavour_options(options: LoadOptions, flavour: Flavour) -> LoadOptions:
     """With what the flavour itself asks of its runtime."""
-    activations = flavour.quantized.activations if flavour.quantized else FP32
-    return replace(options, cache=flavour.cache, activations=activations)
+    smaller = flavour.quantized
+    if smaller is None:
+        return replace(options, cache=flavour.cache)
+    return replace(options, cache=flavour.cache, activations=smaller.activations, kv=smaller.kv)
 
 
 class BundleSession(Session):

@@ -119,6 +119,7 @@ class Tried:
     scores: dict[str, float]
     size: int
     time: dict[str, float]
+    kv: str = field(default=FP32, metadata=WHERE_SET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class Quantized:
     `kinds`: how many layers are written in each way, `fp32` those left as they were. `activations`: the type that products
     round their inputs to. `scores` on `samples` inputs (tokens of a text); `bounds` are what the bundle's own exam has to keep
     (see `edgeattn.exams`). `time`: `ratio` of a run's time to that at full precision, between `low` and `high` 95 times in 100.
-    `tried` is the whole table that it was chosen from.
+    `tried` is the whole table that it was chosen from. `kv`: the type that a cache which the runtime keeps is kept in.
     """
 
     kinds: dict[str, int]
@@ -138,6 +139,12 @@ class Quantized:
     bounds: dict[str, float]
     time: dict[str, float]
     tried: tuple[Tried, ...]
+    kv: str = field(default=FP32, metadata=WHERE_SET)
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether weights are stored in smaller numbers, in a file of the flavour's own."""
+        return bool(set(self.kinds) - {FP32})
 
 
 @dataclass(frozen=True, slots=True)

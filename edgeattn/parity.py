@@ -54,7 +54,8 @@ class Comparison:
 def compare_arrays(name: str, got: Array, expected: Array, kind: str, valid: Array | None = None) -> Comparison:
     """Compare `got` with `expected` under the tolerance class `kind`.
 
-    `valid` (bool) lines up with the leading axes of `expected`; where it is False the position is left out.
+    `valid` (bool) lines up with the leading axes of `expected`; where it is False the position is left out, but has to be a
+    number where the reference has one: whatever reads it next, a pooling say, would spread it.
 
     Raises:
         UsageError: the tolerance table has no row for this class and dtype.
@@ -65,6 +66,9 @@ def compare_arrays(name: str, got: Array, expected: Array, kind: str, valid: Arr
         return _unmeasured(name, kind, str(expected.dtype), reason)
     if valid is not None:
         selected = spread(valid, expected.shape)
+        if lost := int((~_isfinite(got) & _isfinite(expected) & ~selected).sum()):
+            reason = f"{lost} of the elements at padded positions are NaN or infinite where the reference has numbers"
+            return _unmeasured(name, kind, str(expected.dtype), reason)
         got, expected = got[selected], expected[selected]
     if expected.size == 0:
         return _unmeasured(name, kind, str(expected.dtype), "nothing was compared: no element, or every position is padding")
@@ -188,6 +192,10 @@ def _cosine(got: Array, expected: Array) -> float:
 
 def _isnan(array: Array) -> Mask:
     return np.isnan(array) if array.dtype.kind in "fc" else np.zeros(array.shape, dtype=bool)
+
+
+def _isfinite(array: Array) -> Mask:
+    return np.isfinite(array) if array.dtype.kind in "fc" else np.ones(array.shape, dtype=bool)
 
 
 def _unmeasured(name: str, kind: str, dtype: str, reason: str) -> Comparison:

@@ -61,6 +61,8 @@ class LoadOptions:
     """How the file keeps a decoder's keys and values (`edgeattn.manifest.Flavour.cache`)."""
     activations: str = "fp32"
     """The type that products may round their inputs to (`edgeattn.manifest.Quantized`)."""
+    kv: str = "fp32"
+    """The type that a cache which the runtime keeps itself may be rounded to (`edgeattn.manifest.Quantized`)."""
     quiet: bool = False
     """Keep the runtime's own messages about runs that fail off the terminal: they are raised all the same."""
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from edgeattn import manifest as manifests
 from edgeattn.errors import BundleError
-from edgeattn.manifest import FileEntry, Flavour, Manifest
+from edgeattn.manifest import FP32, FileEntry, Flavour, Manifest
 from edgeattn.openvino_ir import SUFFIX, read_ir
 from edgeattn.operators import undefined_operators
 
@@ -56,7 +56,9 @@ def weights_name(precision: str) -> str:
 
 def weights_of(flavour: Flavour) -> str:
     """The weight file of a flavour; in smaller numbers each has its own, since runtimes lay them out differently."""
-    return weights_name(flavour.precision) if flavour.quantized is None else f"{PurePosixPath(flavour.file).stem}.bin"
+    if flavour.quantized is None:
+        return weights_name(flavour.precision)
+    return f"{PurePosixPath(flavour.file).stem}.bin" if flavour.quantized.rewritten else weights_name(FP32)
 
 
 def part_manifest(part: str) -> str:

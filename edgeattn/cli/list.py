@@ -136,8 +136,9 @@ def _model_table(data: list[dict[str, Any]]) -> str:
 
 
 def _precision_table(data: list[dict[str, Any]]) -> str:
-    rows = [[item["name"], item["runtime"], item["weights"], item["activations"], item["summary"]] for item in data]
-    return table(["precision", "runtime", "weights", "inputs of products", "what"], rows)
+    columns = ("name", "runtime", "weights", "activations", "cache", "summary")
+    rows = [[item[column] or "" for column in columns] for item in data]
+    return table(["precision", "runtime", "weights", "inputs of products", "cache", "what"], rows)
 
 
 def _lowering_table(data: list[dict[str, Any]]) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,17 +15,13 @@ from edgeattn.benchmarking.interleave import interleave
 from edgeattn.benchmarking.stats import Ratio, compare_timings
 from edgeattn.bundle import Bundle
 from edgeattn.decoding.session import DecoderSession
-from edgeattn.exporters.quantize import onnx_file, openvino_file
-from edgeattn.exporters.quantize.kinds import ORT, Kind, Layer
+from edgeattn.errors import UsageError
+from edgeattn.exporters.quantize.kinds import CACHE, Kind, Kinds, Layer, kinds_of
 from edgeattn.exporters.quantize.samples import Feeds, is_decoder, window
-from edgeattn.exporters.quantize.smooth import largest_inputs, smooth
+from edgeattn.exporters.quantize.writers import WRITERS, Writer
 from edgeattn.loading import BundleSession
-from edgeattn.manifest import FP32, Flavour
-from edgeattn.openvino_ir import SUFFIX, Note, read_ir
+from edgeattn.manifest import FP32, STATEFUL, Flavour
 from edgeattn.runtimes.base import LoadOptions, Runtime, Session
-
-Kinds = Mapping[str, Kind]
-"""Layer -> how it is written; one that is not named stays as it is."""
 
 _ROUNDS, _STEPS, _WARM_UP = 30, 40, 3
 _BEHIND = 128
@@ -38,9 +33,14 @@ def kinds_used(kinds: Kinds, layers: Iterable[str]) -> dict[str, int]:
     return dict(sorted(counted.items()))
 
 
-def rounds_inputs(kinds: Kinds) -> bool:
-    """Whether the runtime has to be told that products may round their inputs."""
-    return any(kind.activations == "int8" for kind in kinds.values())
+def cache_of(kinds: Kinds) -> str:
+    """What keys and values are kept in."""
+    return (kinds[CACHE].cache if CACHE in kinds else None) or FP32
+
+
+def activations_of(kinds: Kinds) -> str:
+    """What the runtime has to be told that products may round their inputs to."""
+    return "int8" if any(kind.activations == "int8" for kind in kinds.values()) else FP32
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,34 @@ class Workshop:
         return self.bundle.file(self.flavour.file)
 
     @cached_property
+    def writer(self) -> Writer:
+        """Of the runtime's own files."""
+        return WRITERS[self.runtime.name](self.path, self.bundle.manifest, self.calibrating)
+
+    @property
     def layers(self) -> dict[str, Layer]:
         """What can be written in smaller numbers, by name, in the order of the graph."""
-        if self.runtime.name == ORT:
-            return onnx_file.layers(self._model)
-        return openvino_file.layers(openvino_file.read(self.path))
+        return self.writer.layers
 
-    @cached_property
-    def _model(self) -> Any:
-        return onnx_file.read(self.path)
+    @property
+    def keeps_cache(self) -> bool:
+        """Whether the runtime keeps the cache, and so may keep it in smaller numbers."""
+        return self.flavour.cache == STATEFUL
 
-    @cached_property
-    def _largest(self) -> dict[str, Any]:
-        """Of each product's input, the largest magnitude of each column."""
-        return largest_inputs(self._model, self.layers, self.calibrating(), self.bundle.manifest.padding or "")
+    def kinds(self, name: str) -> Kinds:
+        """What `kinds.kinds_of` says, for this model.
+
+        Raises:
+            UsageError: it has a kind for a cache that the runtime does not keep.
+        """
+        found: dict[str, Kind] = {}
+        for each in kinds_of(self.runtime.name, name):
+            if each.cache is not None and not self.keeps_cache:
+                raise UsageError(
+                    f"{each.name} is for a cache that the runtime keeps itself; the flavour for {self.flavour.target} has none"
+                )
+            found |= dict.fromkeys([CACHE] if each.cache is not None else self.layers, each)
+        return found
 
     def calibrating(self) -> list[Feeds]:
         """The samples to find scales with, as the file takes them: a language model reads them with an empty cache."""
@@ -95,42 +109,23 @@ class Workshop:
         empty = {i.name: np.zeros([d if isinstance(d, int) else int(d == "batch") for d in i.dims], i.dtype) for i in infos}
         return {**fed, **empty}
 
-    def write(self, kinds: Kinds, path: Path, weights: str) -> dict[str, int]:
-        """Write a candidate, its numbers to the file `weights` beside it; returns its domains."""
-        if self.runtime.name == ORT:
-            return self._write_onnx(kinds, path, weights)
-        model = openvino_file.quantized(self.path, kinds, self.calibrating() if self._needs_data(kinds) else [])
-        return openvino_file.write(model, path, path.parent / weights, self._note(weights))
+    def make(self, kinds: Kinds, folder: Path, stem: str) -> tuple[Path, dict[str, int]]:
+        """The file of a candidate, and its operator domains: written to `folder`, its numbers beside it, unless it is the one at
+        full precision, since what a cache is kept in is said to the runtime."""
+        if not set(kinds) - {CACHE}:
+            return self.path, self.flavour.domains
+        path = folder / f"{stem}{self.writer.suffix}"
+        return path, self.writer.write(kinds, path, f"{stem}.bin")
 
-    def _write_onnx(self, kinds: Kinds, path: Path, weights: str) -> dict[str, int]:
-        model = self._model
-        if smoothed := {layer for layer, kind in kinds.items() if kind.calibrated}:
-            model = onnx_file.copied(model)
-            smooth(model, smoothed, self._largest)
-        model = onnx_file.quantized(model, kinds)
-        onnx_file.write(model, path, weights)
-        return onnx_file.domains(model)
-
-    def _needs_data(self, kinds: Kinds) -> bool:
-        return any(kind.calibrated for kind in kinds.values())
-
-    def _note(self, weights: str) -> Note:
-        found = read_ir(self.path).note() if self.path.suffix == SUFFIX else None
-        if found is not None:
-            return replace(found, weights=weights)
-        manifest = self.bundle.manifest
-        takes = openvino_file.input_names(self.path)
-        return Note(weights, tuple(info for info in manifest.inputs if info.name in takes), manifest.outputs, {})
-
-    @property
-    def suffix(self) -> str:
-        """Of the files written."""
-        return ".onnx" if self.runtime.name == ORT else SUFFIX
-
-    def load(self, path: Path, rounds: bool) -> Session:
-        """A session of a file, as the bundle's reader would open it."""
+    def load(self, path: Path, kinds: Kinds) -> Session:
+        """A session of a candidate's file, as the bundle's reader would open it."""
         options = LoadOptions(
-            self.device, self.threads, spin=False, cache=self.flavour.cache, activations="int8" if rounds else FP32
+            self.device,
+            self.threads,
+            spin=False,
+            cache=self.flavour.cache,
+            activations=activations_of(kinds),
+            kv=cache_of(kinds),
         )
         return BundleSession([self.runtime.load(path, options)], self.bundle.manifest, [self.flavour])
 

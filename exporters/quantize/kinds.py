@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +14,12 @@ Numbers = Literal["fp32", "fp16", "int8", "int4"]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One way to write a product or an embedding. `weights` is what is stored; `activations` what a product multiplies the
-    weights with: int8 means that the runtime rounds its inputs too. `calibrated`: it needs inputs as the model will see them."""
+    """One way to write a product or an embedding, or to keep a decoder's cache.
+
+    `weights` is what is stored; `activations` what a product multiplies the weights with: int8 means that the runtime rounds its
+    inputs too. `calibrated`: it needs inputs as the model will see them. `cache`: what keys and values are kept in; a kind that
+    has it changes nothing else.
+    """
 
     name: str
     runtime: str
@@ -22,6 +27,7 @@ class Kind:
     activations: Numbers
     summary: str
     calibrated: bool = False
+    cache: Numbers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,11 @@ class Layer:
         return re.sub(r"\d+", "#", self.weight)
 
 
+Kinds = Mapping[str, Kind]
+"""Layer, or `CACHE` -> how it is written; what is not named stays as it is."""
+CACHE = "past_key_values"
+"""A decoder's keys and values, beside its layers."""
+
 ORT, OPENVINO = "onnxruntime", "openvino"
 
 KINDS: tuple[Kind, ...] = (
@@ -49,12 +60,19 @@ KINDS: tuple[Kind, ...] = (
     Kind("int8", OPENVINO, "int8", "int8", "a scale per column, inputs rounded to int8 in groups"),
     Kind("int8-weights", OPENVINO, "int8", "fp32", "a scale per column, computed in fp32"),
     Kind("fp16", OPENVINO, "fp16", "fp32", "weights stored in half the bytes, computed in fp32"),
+    Kind("kv-int8", OPENVINO, "fp32", "fp32", "keys and values kept as uint8, a scale for each token of a head", cache="int8"),
+    Kind("kv-fp16", OPENVINO, "fp32", "fp32", "keys and values kept in half the bytes", cache="fp16"),
 )
 
 
 def kinds_for(runtime: str) -> tuple[Kind, ...]:
-    """Those of a runtime, the most aggressive first."""
-    return tuple(kind for kind in KINDS if kind.runtime == runtime)
+    """Those of a runtime's layers, the most aggressive first."""
+    return tuple(kind for kind in KINDS if kind.runtime == runtime and kind.cache is None)
+
+
+def cache_kinds(runtime: str) -> tuple[Kind, ...]:
+    """Those of the cache that a runtime keeps itself, the most aggressive first."""
+    return tuple(kind for kind in KINDS if kind.runtime == runtime and kind.cache is not None)
 
 
 def kind(runtime: str, name: str) -> Kind:
@@ -63,9 +81,34 @@ def kind(runtime: str, name: str) -> Kind:
     Raises:
         UsageError: the runtime has none of that name, or none at all.
     """
-    found = {each.name: each for each in kinds_for(runtime)}
+    found = {each.name: each for each in KINDS if each.runtime == runtime}
     if not found:
         raise UsageError(f"{runtime} runs fp32 only here; the runtimes with smaller numbers are {ORT} and {OPENVINO}")
     if name not in found:
         raise unknown(f"precision for {runtime}", name, found)
     return found[name]
+
+
+def kinds_of(runtime: str, name: str) -> list[Kind]:
+    """What a name such as `int8`, `kv-fp16` or `int8+kv-fp16` says: a kind for all layers, one for the cache, or both.
+
+    Raises:
+        UsageError: as `kind`, or two of them are for the same.
+    """
+    found = [kind(runtime, part) for part in name.split("+")]
+    if len({each.cache is None for each in found}) < len(found):
+        raise UsageError(
+            f"precision {name!r}: {' and '.join(each.name for each in found)} are for the same numbers; give one of them, "
+            "or one for layers and one for the cache: int8+kv-fp16"
+        )
+    return found
+
+
+def label(kinds: Iterable[Kind]) -> str:
+    """The precision of a flavour in these kinds: the fewest bits that weights are stored in, else the kind of its cache."""
+    found = list(kinds)
+    stored = [each.weights for each in found if each.cache is None]
+    return min(stored, key=_BITS.__getitem__) if stored else found[0].name
+
+
+_BITS: Mapping[Numbers, int] = {"int4": 4, "int8": 8, "fp16": 16, "fp32": 32}

@@ -48,19 +48,18 @@ def layers(model: Any) -> dict[str, Layer]:
     return found
 
 
-def input_names(path: Path) -> set[str]:
-    """The inputs of a file; what does not matter to the model is none."""
-    return {name for port in read(path).inputs for name in port.get_names()}
+def input_names(model: Any) -> set[str]:
+    """The inputs of a model; what does not matter to it is none."""
+    return {name for port in model.inputs for name in port.get_names()}
 
 
-def quantized(path: Path, kinds: Mapping[str, Kind], samples: Sequence[Feeds]) -> Any:
-    """The model at `path` with the layers of `kinds`, by name, written so. `samples` are for those that need them.
+def quantized(model: Any, kinds: Mapping[str, Kind], samples: Sequence[Feeds]) -> Any:
+    """`model` with the layers of `kinds`, by name, written so; it may be changed in place. `samples` are for kinds that need them.
 
     Raises:
         RuntimeMissingError: NNCF is not installed.
     """
     nncf = _import_nncf()
-    model = read(path)
     named = {name: {layer for layer, kind in kinds.items() if kind.name == name} for name in ("int8-static", "int4")}
     with _quiet():
         if static := named["int8-static"]:

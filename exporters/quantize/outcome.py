@@ -35,6 +35,7 @@ class Outcome:
             {
                 "name": trial.name,
                 "kinds": trial.used,
+                "kv": trial.kv,
                 "scores": trial.scores,
                 "size": trial.size,
                 "time": None if trial.time is None else asdict(trial.time),

@@ -1,13 +1,13 @@
-"""The fastest way to write a flavour in smaller numbers that keeps a budget: every kind by itself, then mixtures of two."""
+"""The fastest way to write a flavour in smaller numbers that keeps a budget: every kind by itself, then mixtures of two,
+then a smaller cache."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from edgeattn.exams import Budget
-from edgeattn.exporters.quantize.candidate import Kinds
-from edgeattn.exporters.quantize.kinds import Kind, Layer, kinds_for
+from edgeattn.exporters.quantize.kinds import CACHE, Kind, Kinds, Layer, cache_kinds, kinds_for
 from edgeattn.exporters.quantize.trials import Trial, Trials, holding
 
 _HALVES = 2
@@ -30,7 +30,18 @@ def search(trials: Trials, budget: Budget, seconds: float) -> list[Trial]:
         if mixed is not None:
             found.append(mixed)
             careful = next(iter(holding(found, budget)), careful)
+    if trials.workshop.keeps_cache:
+        found += _smaller_caches(trials, budget, careful)
     return found
+
+
+def _smaller_caches(trials: Trials, budget: Budget, careful: Trial | None) -> Iterator[Trial]:
+    """The best so far, or full precision where there is none, with its cache in less, down to the first that keeps the budget."""
+    for each in cache_kinds(trials.workshop.runtime.name):
+        trial = trials.run({**(careful.kinds if careful else {}), CACHE: each})
+        yield trial
+        if budget.holds(trial.scores):
+            return
 
 
 def _mixture(trials: Trials, budget: Budget, fast: Kind, careful: Trial | None, deadline: float) -> Trial | None:

@@ -13,8 +13,8 @@ from edgeattn.bundle import MANIFEST, Bundle, open_bundle, seal, weights_name, w
 from edgeattn.errors import UsageError
 from edgeattn.exams import COSINE, DROP, LEAST_COSINE, RISE, TOP1, Budget, Exam, write_exam
 from edgeattn.exporters.quantize import exams
-from edgeattn.exporters.quantize.candidate import Workshop, rounds_inputs
-from edgeattn.exporters.quantize.kinds import kind, kinds_for
+from edgeattn.exporters.quantize.candidate import Workshop, activations_of
+from edgeattn.exporters.quantize.kinds import kinds_for, kinds_of, label
 from edgeattn.exporters.quantize.metric import Metric, MetricExam, measured
 from edgeattn.exporters.quantize.outcome import Outcome
 from edgeattn.exporters.quantize.samples import Feeds, Samples, check_path, gather, is_decoder
@@ -58,18 +58,14 @@ class Wish:
         """
         for name in self.kinds:
             for runtime, _ in targets:
-                if name == AUTO and not kinds_for(runtime.name):
-                    kind(runtime.name, name)
-                if name != AUTO:
-                    kind(runtime.name, name)
+                if name != AUTO or not kinds_for(runtime.name):
+                    kinds_of(runtime.name, name)
         if AUTO in self.kinds and len(self.kinds) > 1:
             raise UsageError(f"--precision auto tries every kind; leave out {', '.join(set(self.kinds) - {AUTO})}")
         for runtime, _ in targets if AUTO not in self.kinds else ():
-            stored = Counter(kind(runtime.name, name).weights for name in self.kinds)
-            if twice := [weights for weights, count in stored.items() if count > 1]:
-                raise UsageError(
-                    f"{' and '.join(self.kinds)} are all stored in {twice[0]} on {runtime.name}; ask for one of them"
-                )
+            labels = Counter(label(kinds_of(runtime.name, name)) for name in self.kinds)
+            if twice := [name for name, count in labels.items() if count > 1]:
+                raise UsageError(f"{' and '.join(self.kinds)} are all {twice[0]} on {runtime.name}; ask for one of them")
         if self.kinds and self.calibration is not None:
             check_path(self.calibration)
         if AUTO in self.kinds and self.budget is None:
@@ -127,7 +123,7 @@ def _outcome(workshop: Workshop, full: Session, samples: Samples, wish: Wish, na
         assert wish.budget is not None
         found = search(trials, wish.budget, wish.seconds)
     else:
-        found = [trials.run(dict.fromkeys(workshop.layers, kind(workshop.runtime.name, name)))]
+        found = [trials.run(workshop.kinds(name))]
     say(f"{target}: proving the result on inputs that nothing has seen")
     unseen = _exam(workshop.bundle, full, samples.unseen, wish)
     chosen, scores, reason = _chosen(workshop, found, unseen, wish)
@@ -166,9 +162,8 @@ def _chosen(workshop: Workshop, found: Sequence[Trial], unseen: Exam, wish: Wish
 
 def _scores(workshop: Workshop, trial: Trial, exam: Exam) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=workshop.folder) as folder:
-        path = Path(folder) / f"chosen{workshop.suffix}"
-        workshop.write(trial.kinds, path, "chosen.bin")
-        with workshop.load(path, rounds_inputs(trial.kinds)) as session:
+        path, _ = workshop.make(trial.kinds, Path(folder), "chosen")
+        with workshop.load(path, trial.kinds) as session:
             return exam.score(session)
 
 
@@ -210,30 +205,28 @@ def _flavour(workshop: Workshop, outcome: Outcome, exam: Exam) -> Flavour:
     trial, full = outcome.chosen, workshop.flavour
     assert trial is not None
     assert trial.time is not None
-    precision = min((kind.weights for kind in trial.kinds.values()), key=_BITS.__getitem__)
-    stem = f"{full.target.replace(':', '-')}-{precision}"
-    path = workshop.bundle.path / f"{stem}{workshop.suffix}"
-    domains = workshop.write(trial.kinds, path, f"{stem}.bin")
-    rounds = rounds_inputs(trial.kinds)
-    with workshop.load(path, rounds) as session:
+    precision = label(trial.kinds.values())
+    folder, stem = workshop.bundle.path, f"{full.target.replace(':', '-')}-{precision}"
+    path, domains = workshop.make(trial.kinds, folder, stem)
+    with workshop.load(path, trial.kinds) as session:
         bounds = exams.bounds(exam, exam.score(session))
     quantized = Quantized(
         kinds=trial.used,
-        activations="int8" if rounds else FP32,
+        activations=activations_of(trial.kinds),
         samples=outcome.samples,
         scores=outcome.scores,
         bounds=bounds,
         time=_time(trial.time),
-        tried=tuple(Tried(each.used, each.scores, each.size, _time(each.time)) for each in outcome.trials if each.time),
+        tried=tuple(
+            Tried(each.used, each.scores, each.size, _time(each.time), each.kv) for each in outcome.trials if each.time
+        ),
+        kv=trial.kv,
     )
     return replace(full, precision=precision, file=path.name, domains=domains, parity=None, quantized=quantized)
 
 
 def _time(ratio: Ratio) -> dict[str, float]:
     return {"ratio": ratio.value, "low": ratio.low, "high": ratio.high}
-
-
-_BITS = {"int4": 4, "int8": 8, "fp16": 16}
 
 
 def _output_index(manifest: Manifest, exam: Exam) -> int:

@@ -13,34 +13,42 @@ from typing import Any
 
 from edgeattn.benchmarking.stats import Ratio
 from edgeattn.exams import Budget, Exam
-from edgeattn.exporters.quantize.candidate import Kinds, Workshop, kinds_used, rounds_inputs
+from edgeattn.exporters.quantize.candidate import Workshop, cache_of, kinds_used
+from edgeattn.exporters.quantize.kinds import CACHE, Kinds
 from edgeattn.machine import cpu_identity
+from edgeattn.manifest import FP32
 from edgeattn.runtimes.base import Session
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A candidate as it was found: `size` in bytes, `time` over full precision (None where only its scores were asked)."""
+    """A candidate as it was found: what its layers and its cache are in, `size` in bytes, `time` over full precision (None where
+    only its scores were asked)."""
 
     kinds: Kinds
     used: dict[str, int]
+    kv: str
     scores: dict[str, float]
     size: int
     time: Ratio | None
 
     @property
     def name(self) -> str:
-        """`int8-static x36, int8 x2`; a kind alone where it is that of every layer."""
-        if len(self.used) == 1:
-            return next(iter(self.used))
-        return ", ".join(f"{kind} x{count}" for kind, count in self.used.items())
+        """`int8-static x36, int8 x2`; a kind alone where it is that of every layer; `int8 + kv-fp16` with a smaller cache."""
+        return described(self.used, self.kv)
 
     @property
     def faster(self) -> bool:
         """Whether it was shown to be faster than full precision."""
         return self.time is not None and self.time.verdict == "faster"
+
+
+def described(used: Mapping[str, int], kv: str) -> str:
+    """As `Trial.name`."""
+    layers = next(iter(used)) if len(used) == 1 else ", ".join(f"{kind} x{count}" for kind, count in used.items())
+    return layers if kv == FP32 else f"{layers} + kv-{kv}"
 
 
 class Trials:
@@ -56,25 +64,30 @@ class Trials:
     def run(self, kinds: Kinds, timed: bool = True) -> Trial:
         """Write, load and score a candidate, and time it beside full precision; or as it is remembered."""
         layers = self.workshop.layers
-        used = kinds_used(kinds, layers)
-        key = ",".join(kinds[layer].name if layer in kinds else "-" for layer in layers)
+        used, kv = kinds_used(kinds, layers), cache_of(kinds)
+        key = ",".join(kinds[layer].name if layer in kinds else "-" for layer in (*layers, CACHE))
         known = self._memory.get(key)
         if known is None or (timed and known["time"] is None):
-            self._say(f"trying {', '.join(f'{kind} x{count}' for kind, count in used.items())}")
+            self._say(f"trying {described(used, kv)}")
             known = self._measured(kinds, timed)
             self._memory.put(key, known)
         time = Ratio(**known["time"]) if known["time"] else None
-        return Trial(kinds, used, known["scores"], known["size"], time)
+        return Trial(kinds, used, kv, known["scores"], known["size"], time)
 
     def _measured(self, kinds: Kinds, timed: bool) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=self.workshop.folder) as folder:
-            path = Path(folder) / f"candidate{self.workshop.suffix}"
-            self.workshop.write(kinds, path, "weights.bin")
-            size = sum(file.stat().st_size for file in Path(folder).iterdir())
-            with self.workshop.load(path, rounds_inputs(kinds)) as session:
+            path, _ = self.workshop.make(kinds, Path(folder), "candidate")
+            size = self._size(path, Path(folder))
+            with self.workshop.load(path, kinds) as session:
                 scores = self._exam.score(session)
                 time = asdict(self.workshop.time(session, self._full)) if timed else None
         return {"scores": scores, "size": size, "time": time}
+
+    def _size(self, path: Path, folder: Path) -> int:
+        """Of what was written, or of the flavour itself."""
+        if path.parent != folder:
+            return self.workshop.bundle.flavour_size(self.workshop.flavour)
+        return sum(file.stat().st_size for file in folder.iterdir())
 
 
 class Memory:

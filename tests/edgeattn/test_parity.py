@@ -108,11 +108,23 @@ def test_nothing_compared_fails(reference: Array) -> None:
         assert result.elements == 0
 
 
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_padded_positions_hold_numbers_where_the_reference_does(lost: float, reference: Array) -> None:
+    valid = np.ones((3, 5), bool)
+    valid[2, 3:] = False
+    padded = reference.copy()
+    padded[2, 4, 0] = lost
+    result = compare_arrays("y", padded, reference, "activation", valid)
+    assert not result.passed
+    assert result.reason == "1 of the elements at padded positions are NaN or infinite where the reference has numbers"
+    assert compare_arrays("y", padded, padded, "activation", valid).passed
+
+
 def test_padded_positions_may_differ_and_valid_ones_may_not(reference: Array) -> None:
     valid = np.ones((3, 5), bool)
     valid[2, 3:] = False
     padded, real = reference.copy(), reference.copy()
-    padded[2, 3:] = np.nan
+    padded[2, 3:] = 1e6
     real[2, 2, 0] += 1
     result = compare_arrays("y", padded, reference, "activation", valid)
     assert result.passed

@@ -25,7 +25,7 @@ def test_weights_that_float16_cannot_hold_stay_as_they_are(tmp_path: Path) -> No
 
     layers = openvino_file.layers(openvino_file.read(tmp_path / "two.xml"))
     assert len(layers) == 2
-    model = openvino_file.quantized(tmp_path / "two.xml", dict.fromkeys(layers, kind(OPENVINO, "fp16")), [])
+    model = openvino_file.quantized(openvino_file.read(tmp_path / "two.xml"), dict.fromkeys(layers, kind(OPENVINO, "fp16")), [])
     types = sorted(op.get_element_type().get_type_name() for op in model.get_ops() if op.get_type_name() == "Constant")
     assert types == ["f16", "f32"]
     feeds = rng.standard_normal((4, WIDTH)).astype(np.float32)

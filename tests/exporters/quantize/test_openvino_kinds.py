@@ -70,7 +70,7 @@ def test_what_is_not_named_stays_as_it_is(encoder: Path, name: str, tmp_path: Pa
     """NNCF takes all that it is not told to leave, attention among it; OpenVINO's own halves are all or nothing."""
     shop = workshop(encoder, OPENVINO, tmp_path, draw(4))
     one = list(shop.layers)[2]
-    model = openvino_file.quantized(shop.path, {one: kind(OPENVINO, name)}, shop.calibrating())
+    model = openvino_file.quantized(openvino_file.read(shop.path), {one: kind(OPENVINO, name)}, shop.calibrating())
     assert _smaller(model) == [64 * 64]
     rounded = {user.get_node().get_type_name() for node in model.get_ops() for user in _users(node)}
     assert rounded == ({"MatMul"} if name == "int8-static" else set())
@@ -79,7 +79,7 @@ def test_what_is_not_named_stays_as_it_is(encoder: Path, name: str, tmp_path: Pa
 @pytest.mark.parametrize("name", ["int4", "int8", "fp16"])
 def test_weights_too_small_to_be_a_layer_stay_as_they_are(decoder: Path, name: str, tmp_path: Path) -> None:
     shop = workshop(decoder, OPENVINO, tmp_path)
-    model = openvino_file.quantized(shop.path, dict.fromkeys(shop.layers, kind(OPENVINO, name)), [])
+    model = openvino_file.quantized(openvino_file.read(shop.path), dict.fromkeys(shop.layers, kind(OPENVINO, name)), [])
     assert len(_smaller(model)) == len(shop.layers) == 2
 
 

@@ -10,12 +10,13 @@ import pytest
 
 from edgeattn.exams import COSINE, Budget, Exam, VectorExam
 from edgeattn.exporters.quantize import exams
-from edgeattn.exporters.quantize.candidate import Kinds, Workshop
-from edgeattn.exporters.quantize.kinds import ORT, Layer, kind
+from edgeattn.exporters.quantize.candidate import Workshop
+from edgeattn.exporters.quantize.kinds import ORT, Kinds, Layer, kind
 from edgeattn.exporters.quantize.metric import MetricExam, load_metric, measured
 from edgeattn.exporters.quantize.search import _groups, _mixture, search
 from edgeattn.exporters.quantize.stage import Wish, _chosen
 from edgeattn.exporters.quantize.trials import Memory, Trial, Trials
+from edgeattn.exporters.quantize.writers import OnnxWriter
 from edgeattn.loading import open_session
 from edgeattn.runtimes.base import LoadOptions, Session
 from tests.exporters.quantize.small_encoder import Feeds, all_in, draw, workshop
@@ -40,13 +41,13 @@ def full(shop: Workshop) -> Iterator[Session]:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[Kinds]:
     """What is written from now on."""
     kept: list[Kinds] = []
-    write = Workshop.write
+    write = OnnxWriter.write
 
-    def noted(self: Workshop, kinds: Kinds, path: Path, weights: str) -> dict[str, int]:
+    def noted(self: OnnxWriter, kinds: Kinds, path: Path, weights: str) -> dict[str, int]:
         kept.append(kinds)
         return write(self, kinds, path, weights)
 
-    monkeypatch.setattr(Workshop, "write", noted)
+    monkeypatch.setattr(OnnxWriter, "write", noted)
     return kept
 
 

@@ -54,7 +54,7 @@ def test_one_kind_for_both_runtimes(encoder: Path, tmp_path: Path) -> None:
     for name in ("onnxruntime", "openvino"):
         with edgeattn.load(work, name) as session:
             assert session.effective.precision == "int8 x9, inputs in int8"
-            assert session.effective.details.get("dynamic quantization group", "32") == "32"
+            assert session.effective.details.get("dynamic quantization group", "64") == "64"
             assert session.run(draw(1)[0])["sentence_embedding"].shape == (1, 64)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from edgeattn.exams import Exam
 from edgeattn.exporters.quantize import exams
-from edgeattn.exporters.quantize.candidate import rounds_inputs
 from edgeattn.exporters.quantize.samples import Feeds, is_decoder
 from edgeattn.loading import open_session
 from edgeattn.runtimes.base import Effective, LoadOptions
@@ -27,13 +26,13 @@ def tried(bundle: Path, runtime: str, kind: str, folder: Path) -> tuple[dict[str
     small = is_decoder(shop.bundle)
     shop = workshop(shop.bundle, runtime, folder, windows(8) if small else draw(12))
     kinds = all_in(shop, kind)
-    shop.write(kinds, folder / f"small{shop.suffix}", "small.bin")
+    path, _ = shop.make(kinds, folder, "small")
     with open_session(shop.bundle, [shop.flavour], shop.runtime, LoadOptions(threads=1)) as full:
         if small:
             exam: Exam = exams.text_exam(full, windows(8, seed=1))
         else:
             exam = exams.vector_exam(full, draw(12, seed=1), exams.vector_output(shop.bundle.manifest, None))
-    with shop.load(folder / f"small{shop.suffix}", rounds_inputs(kinds)) as session:
+    with shop.load(path, kinds) as session:
         scores, effective = exam.score(session), session.effective
     before = sum(file.stat().st_size for file in bundle.glob("*.bin"))
     return scores, (folder / "small.bin").stat().st_size / before, effective
