@@ -72,15 +72,21 @@ def _made(name: str, folder: Path, maker: Maker | str) -> bool:
     return True
 
 
-def read_source(gguf: Path | None) -> Gguf:
-    """The PyTorch model that a bundle was made of, with its tokenizer: from a file, or that of the name `smollm2`."""
-    from edgeattn.exporters.sources.gguf_file import read_gguf
+def source_file(gguf: Path | None) -> Path:
+    """The GGUF file that a bundle was made of: the one given, or that of the name `smollm2`."""
     from edgeattn.exporters.sources.zoo import DEMO_COMMAND, MODELS
 
     path = gguf or MODELS["smollm2"].path()
     if path is None:
         raise SystemExit(f"no PyTorch model: give its --gguf FILE, or {DEMO_COMMAND}")
-    return read_gguf(path)
+    return path
+
+
+def read_source(gguf: Path | None) -> Gguf:
+    """The PyTorch model in it, with its tokenizer."""
+    from edgeattn.exporters.sources.gguf_file import read_gguf
+
+    return read_gguf(source_file(gguf))
 
 
 def _weights(gguf: Path | None, folder: Path) -> None:

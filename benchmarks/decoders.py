@@ -34,7 +34,7 @@ class Decoder:
     about = ""
     """What is really used: versions, settings."""
     exact = True
-    """Whether it is to say what PyTorch says; smaller numbers are held to a budget instead, when they are exported."""
+    """Whether it is to say what PyTorch says; smaller numbers only have to be near it."""
 
     def reset(self, room: int) -> None:
         """Forget everything; at most `room` positions follow."""
@@ -227,3 +227,39 @@ class GenAI(Decoder):
     def cache_bytes(self) -> int:
         names = [f"present.{layer}.{part}" for layer in range(self._layers) for part in ("key", "value")]
         return sum(self._generator.get_output(name).nbytes for name in names) // self._room
+
+
+class LlamaCpp(Decoder):
+    """The GGUF file itself on llama.cpp, its weights in the blocks that the file holds and inputs rounded block by block."""
+
+    exact = False
+
+    def __init__(self, gguf: Path, threads: int) -> None:
+        import llama_cpp
+
+        self._make = lambda room: llama_cpp.Llama(
+            str(gguf), n_ctx=room, n_batch=512, n_threads=threads, n_threads_batch=threads, verbose=False
+        )
+        self._llama: Any = None
+        self.about = f"llama-cpp-python {llama_cpp.__version__}, {gguf.stem.rpartition('.')[2]}"
+        self.reset(_LEAST_ROOM)
+
+    def reset(self, room: int) -> None:
+        if self._llama is None or room > self._llama.n_ctx():
+            self._llama = None  # freed before the next is made
+            self._llama = self._make(room)
+        self._llama.reset()
+
+    def read(self, tokens: Ints) -> Floats:
+        self._llama.eval(tokens.tolist())
+        values = self._llama._ctx.get_logits_ith(-1)  # the public ways convert each of them to a float of Python
+        return np.ctypeslib.as_array(values, shape=(self._llama.n_vocab(),)).copy()
+
+    def cache_bytes(self) -> int:
+        facts = self._llama.metadata
+        layers, heads, own, width = (int(facts[f"llama.{name}"]) for name in _CACHE_FACTS)
+        return 2 * layers * own * (width // heads) * 2  # keys and values in float16
+
+
+_LEAST_ROOM = 512
+_CACHE_FACTS = ("block_count", "attention.head_count", "attention.head_count_kv", "embedding_length")

@@ -49,13 +49,33 @@ def spearman(embed: Embed, name: str) -> float:
     return float(np.corrcoef(_ranks((left * right).sum(axis=1)), _ranks(judged))[0, 1])
 
 
+def polarity() -> tuple[list[str], Array]:
+    """200 sentences of film reviews, and which are positive (Pang and Lee 2005)."""
+    rows = data("pang_lee_polarity.cor").read_text(encoding="utf-8").splitlines()
+    labels, texts = zip(*(row.split(" ", 1) for row in rows), strict=True)
+    return list(texts), np.array(labels) == "__label__pos"
+
+
+def nearest_mean(embeddings: Array, positive: Array) -> float:
+    """The share of embeddings (N, C) that lie nearer, by cosine, to the mean of the others of their own kind."""
+    right = 0
+    for index, own in enumerate(positive):
+        others = np.arange(len(positive)) != index
+        means = [embeddings[others & (positive == kind)].mean(axis=0) for kind in (own, not own)]
+        mine, theirs = (float(embeddings[index] @ mean / np.linalg.norm(mean)) for mean in means)
+        right += mine > theirs
+    return right / len(positive)
+
+
 def scores(embed: Embed) -> dict[str, float]:
-    """Every task's correlation."""
+    """Every task's correlation, and of `polarity` the share that is right."""
+    reviews, positive = polarity()
     documents, judged = lee()
     return {
         "lee": pearson(embed(documents), judged),
         "simlex": spearman(embed, "simlex999.txt"),
         "wordsim": spearman(embed, "wordsim353.tsv"),
+        "polarity": nearest_mean(embed(reviews), positive),
     }
 
 

@@ -71,6 +71,11 @@ class Exam(abc.ABC):
         """How many inputs (or tokens) are scored."""
 
     @property
+    @abc.abstractmethod
+    def units(self) -> int:
+        """How many samples (or windows) there are."""
+
+    @property
     def identity(self) -> str:
         """What scores depend on besides the samples and what the full model says of them."""
         return ""
@@ -105,6 +110,10 @@ class VectorExam(Exam):
 
     @property
     def samples(self) -> int:
+        return len(self.feeds)
+
+    @property
+    def units(self) -> int:
         return len(self.feeds)
 
     def score(self, session: Session) -> dict[str, float]:
@@ -145,6 +154,10 @@ class TextExam(Exam):
     @property
     def samples(self) -> int:
         return int(self.nll.size)
+
+    @property
+    def units(self) -> int:
+        return len(self.tokens)
 
     def score(self, session: Session) -> dict[str, float]:
         nll, top = read_text(session, self.tokens)

@@ -112,7 +112,7 @@ class ParityResult:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One way that a search tried: `kinds` as in `Quantized`, `scores` on the search's own inputs, `size` in bytes, `time` over
+    """One way that a search tried: `kinds` and `kv` as in `Quantized`, `scores` on the search's own inputs, `size` in bytes, `time` over
     full precision."""
 
     kinds: dict[str, int]

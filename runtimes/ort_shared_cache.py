@@ -102,6 +102,7 @@ class SharedCache(Carried[_Buffers]):
         last_grown = next(reversed(state.arrays.values()))
         if state.own and last_grown.shape[LENGTH] >= total:
             return state
+        self._bound = None  # it knows the addresses of what is freed here, also where memory ends halfway
         grown = {}
         for name, array in state.arrays.items():
             grown[name] = _buffer(array[:, :, : state.used], total)
@@ -110,7 +111,7 @@ class SharedCache(Carried[_Buffers]):
         return replace(state, arrays=grown, own=True)
 
     def _shortened(self, count: int) -> _Buffers:
-        state = self._state
+        state, self._bound = self._state, None
         arrays = state.arrays.items()
         kept = {name: _buffer(array[:, :, state.used - count : state.used], count) for name, array in arrays}
         return replace(state, arrays=kept, used=count, own=True)

@@ -55,7 +55,8 @@ def weights_name(precision: str) -> str:
 
 
 def weights_of(flavour: Flavour) -> str:
-    """The weight file of a flavour; in smaller numbers each has its own, since runtimes lay them out differently."""
+    """The weight file of a flavour; in smaller numbers each has its own, since runtimes lay them out differently, unless its
+    cache alone is smaller."""
     if flavour.quantized is None:
         return weights_name(flavour.precision)
     return f"{PurePosixPath(flavour.file).stem}.bin" if flavour.quantized.rewritten else weights_name(FP32)

@@ -36,8 +36,8 @@ _OPTIONS = (
         "--calibration",
         type=click.Path(path_type=Path),
         metavar="PATH",
-        help="Inputs as the model will see them: a text a line (.txt), arrays by input name (.npz, .safetensors), or a folder of "
-        "those or of images. A part of them is kept aside to prove the result on.",
+        help="Inputs as the model will see them: a text a line (.txt), arrays by input name (.npz, .safetensors), a folder of "
+        "those or of images, or FILE.py:FUNCTION, which gives texts or arrays. A part is kept aside to prove the result on.",
     ),
     click.option("--compare-output", metavar="NAME", help="The output whose vectors are compared."),
     click.option(

@@ -79,8 +79,10 @@ class Workshop:
         """What `kinds.kinds_of` says, for this model.
 
         Raises:
-            UsageError: it has a kind for a cache that the runtime does not keep.
+            UsageError: it has a kind for a cache that the runtime does not keep, or the model nothing that could be smaller.
         """
+        if not self.layers:
+            raise UsageError("the model has no weights large enough for smaller numbers to matter: leave out --precision")
         found: dict[str, Kind] = {}
         for each in kinds_of(self.runtime.name, name):
             if each.cache is not None and not self.keeps_cache:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import os
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeattn.errors import UsageError
 from edgeattn.exams import DROP, Exam
+from edgeattn.exporters.quantize.functions import load_function
 from edgeattn.runtimes.base import Session
 
 Array = NDArray[Any]
@@ -24,27 +24,8 @@ Metric = Callable[[Run], float]
 
 
 def load_metric(text: str) -> Metric:
-    """The function that `path/to/file.py:name` says.
-
-    Raises:
-        UsageError: there is no such file or function, or the file does not run.
-    """
-    file, _, name = text.rpartition(":")
-    path = Path(file)
-    if not name or path.suffix != ".py" or not path.is_file():
-        raise UsageError(f"--metric {text!r}: expected path/to/file.py:function, with a file that is there")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"--metric {text!r}: {path} failed to run: {type(error).__name__}: {error}") from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        raise UsageError(f"--metric {text!r}: {path} has no function {name!r}; it has: {', '.join(_functions(module))}")
-    return found  # type: ignore[no-any-return]
+    """The function that `path/to/file.py:name` says. Raises UsageError as `load_function`."""
+    return load_function(text, "--metric")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +47,10 @@ class MetricExam(Exam):
     def score(self, session: Session) -> dict[str, float]:
         value = measured(self.metric, session)
         return {**self.inner.score(session), "metric": value, DROP: self.full - value}
+
+    @property
+    def units(self) -> int:
+        return self.inner.units
 
     def fitting(self) -> int:
         return self.inner.fitting()
@@ -95,7 +80,3 @@ def _source(metric: Metric) -> str:
         return f"{metric.__qualname__} {Path(str(file)).read_text()}"
     except (OSError, TypeError, AttributeError, UnicodeError):
         return f"{metric!r} {os.getpid()}"
-
-
-def _functions(module: object) -> list[str]:
-    return sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_")) or ["none"]

@@ -35,7 +35,7 @@ def _alike(model: Any) -> list[list[Any]]:
     for node in model.get_ordered_ops():
         if node.get_type_name() == "MatMul" and not node.get_attributes()["transpose_a"] and _own_matrix(node.input_value(1)):
             source = node.input_value(0)
-            key = (source.get_node().get_friendly_name(), source.get_index(), node.get_attributes()["transpose_b"])
+            key = (source.get_node().get_name(), source.get_index(), node.get_attributes()["transpose_b"])
             found.setdefault(key, []).append(node)
     return [nodes for nodes in found.values() if len(nodes) > 1]
 

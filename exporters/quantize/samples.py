@@ -7,8 +7,9 @@ to be.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from edgeattn.benchmarking.feeds import make_feeds, resolve_sizes
 from edgeattn.bundle import Bundle
 from edgeattn.decoding.tokens import Tokens
-from edgeattn.errors import UsageError
+from edgeattn.errors import EdgeAttnError, UsageError
+from edgeattn.exporters.quantize.functions import load_function
 from edgeattn.manifest import PAST, TOKENS, state_layers
 from edgeattn.preprocess import feeds as made_from
 from edgeattn.runtimes.base import validate_feeds
@@ -29,6 +31,10 @@ Feeds = dict[str, NDArray[Any]]
 SYNTHETIC = "random inputs (no --calibration was given), which say little about real ones"
 _IMAGES = (".png", ".jpg", ".jpeg")
 _FILES = (".txt", ".npz", ".safetensors")
+_OPTION = "--calibration"
+_GIVEN = "a function without arguments that gives texts, or arrays by input name"
+_MOST_GIVEN = 10_000
+"""Items that are taken from a function, which may go on for ever."""
 _FEWEST = 12
 _MOST = (96, 160, 640)
 """Samples to find scales with, to search with, and for the last word."""
@@ -76,9 +82,13 @@ def gather(bundle: Bundle, path: Path | None, texts: Callable[[], list[str]] | N
 
 def check_path(path: Path) -> None:
     """Raises UsageError where nothing can be read from `path`, whatever the model."""
+    if _is_factory(path):
+        load_function(str(path), _OPTION)
+        return
     if not path.exists():
         raise UsageError(
-            f"{path} is not there; give a .txt, .npz or .safetensors file, a folder of those or of images, or none"
+            f"{path} is not there; give a .txt, .npz or .safetensors file, a folder of those or of images, "
+            "FILE.py:FUNCTION, or none"
         )
     if not path.is_dir() and path.suffix not in _FILES:
         raise UsageError(f"{path.name}: calibration is read from .txt, .npz and .safetensors files and folders of images")
@@ -95,6 +105,8 @@ def window(bundle: Bundle) -> int:
 
 
 def _read(bundle: Bundle, path: Path) -> list[Feeds]:
+    if _is_factory(path):
+        return _of_factory(bundle, path)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.is_file())
         images = [file for file in files if file.suffix.lower() in _IMAGES]
@@ -104,12 +116,37 @@ def _read(bundle: Bundle, path: Path) -> list[Feeds]:
     check_path(path)
     if path.suffix == ".txt":
         return _of_texts(bundle, _lines(path))
-    return _rows(bundle, path)
+    if path.suffix == ".npz":
+        return _rows(bundle, _archive(path))
+    return _rows(bundle, {name: np.array(array) for name, array in read_tensors(path).items()})
 
 
-def _rows(bundle: Bundle, path: Path) -> list[Feeds]:
+def _is_factory(path: Path) -> bool:
+    """Whether it is `file.py:function`."""
+    return ".py:" in path.name
+
+
+def _of_factory(bundle: Bundle, path: Path) -> list[Feeds]:
+    """What the function gives one after the other: arrays by input name, whose first axis is that of samples, or texts."""
+    texts, feeds = [], []
+    try:
+        given = load_function(str(path), _OPTION)()
+        if isinstance(given, str):
+            raise UsageError(f"{_OPTION} {path}: it gave one text; expected {_GIVEN}, many of them")
+        for item in islice([given] if isinstance(given, Mapping) else given, _MOST_GIVEN):
+            if isinstance(item, str):
+                texts.append(item)
+            else:
+                feeds += _rows(bundle, {str(name): np.asarray(array) for name, array in dict(item).items()})
+    except EdgeAttnError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{_OPTION} {path}: it failed: {type(error).__name__}: {error}; expected {_GIVEN}") from error
+    return feeds + (_of_texts(bundle, texts) if texts else [])
+
+
+def _rows(bundle: Bundle, arrays: Feeds) -> list[Feeds]:
     """Each row of arrays whose first axis is that of the samples."""
-    arrays = _archive(path) if path.suffix == ".npz" else {name: np.array(x) for name, x in read_tensors(path).items()}
     inputs = [info for info in bundle.manifest.inputs if not is_decoder(bundle) or info.name == TOKENS]
     validate_feeds(inputs, arrays)
     return [{name: array[i : i + 1] for name, array in arrays.items()} for i in range(len(next(iter(arrays.values()))))]

@@ -11,6 +11,8 @@ from edgeattn.exporters.quantize.kinds import CACHE, Kind, Kinds, Layer, cache_k
 from edgeattn.exporters.quantize.trials import Trial, Trials, holding
 
 _HALVES = 2
+_HOPELESS = 2.0
+"""Losses of groups about add up: where they come to so many budgets, nothing is tried."""
 _MARGIN = 0.1
 """Share of the budget that a mixture leaves for inputs other than those of the search."""
 
@@ -30,31 +32,34 @@ def search(trials: Trials, budget: Budget, seconds: float) -> list[Trial]:
         if mixed is not None:
             found.append(mixed)
             careful = next(iter(holding(found, budget)), careful)
-    if trials.workshop.keeps_cache:
-        found += _smaller_caches(trials, budget, careful)
+    if trials.workshop.keeps_cache and time.monotonic() < deadline:
+        found += _smaller_caches(trials, careful)
     return found
 
 
-def _smaller_caches(trials: Trials, budget: Budget, careful: Trial | None) -> Iterator[Trial]:
-    """The best so far, or full precision where there is none, with its cache in less, down to the first that keeps the budget."""
+def _smaller_caches(trials: Trials, careful: Trial | None) -> Iterator[Trial]:
+    """The best so far, or full precision where none is faster, with its cache in less."""
+    layers = careful.kinds if careful is not None and careful.faster else {}
     for each in cache_kinds(trials.workshop.runtime.name):
-        trial = trials.run({**(careful.kinds if careful else {}), CACHE: each})
-        yield trial
-        if budget.holds(trial.scores):
-            return
+        yield trials.run({**layers, CACHE: each})
 
 
 def _mixture(trials: Trials, budget: Budget, fast: Kind, careful: Trial | None, deadline: float) -> Trial | None:
     """As many layers as the budget allows in the kind `fast`, the least sensitive first, the others as in `careful`, or as
     they were; None where not even one group of them is."""
-    groups = _groups(trials.workshop.layers)
-    ranked = sorted(groups, key=lambda group: _sensitivity(trials, budget, group, fast))
+    layers = trials.workshop.layers
+    quick, allowed = trials.quick(), -budget.miss({budget.metric: _PERFECT[budget.metric]})
+    lost = [(_lost(quick, budget, group, fast), group) for group in _groups(layers)]
     taken: list[Sequence[str]] = []
-    for group in ranked:
+    expected = 0.0
+    for loss, group in sorted(lost, key=lambda pair: pair[0] / sum(layers[layer].elements for layer in pair[1])):
         if time.monotonic() > deadline:
             break
+        if expected + loss > _HOPELESS * allowed:
+            continue
         if budget.holds(trials.run(_kinds([*taken, group], fast, careful), timed=False).scores):
             taken.append(group)
+            expected += loss
     return trials.run(_kinds(taken, fast, careful)) if taken else None
 
 
@@ -68,12 +73,10 @@ def _kinds(groups: Sequence[Sequence[str]], fast: Kind, careful: Trial | None) -
     return {**(careful.kinds if careful else {}), **{layer: fast for group in groups for layer in group}}
 
 
-def _sensitivity(trials: Trials, budget: Budget, group: Sequence[str], fast: Kind) -> float:
-    """How much the metric loses by this group alone, for each number in it."""
-    layers = trials.workshop.layers
-    lost = budget.miss(trials.run(dict.fromkeys(group, fast), timed=False).scores)
-    full = budget.miss({budget.metric: _PERFECT[budget.metric]})
-    return (lost - full) / sum(layers[layer].elements for layer in group)
+def _lost(trials: Trials, budget: Budget, group: Sequence[str], fast: Kind) -> float:
+    """What the metric loses by this group alone."""
+    scores = trials.run(dict.fromkeys(group, fast), timed=False).scores
+    return budget.miss(scores) - budget.miss({budget.metric: _PERFECT[budget.metric]})
 
 
 _PERFECT = {"cosine": 1.0, "least_cosine": 1.0, "top1": 1.0, "perplexity_rise": 0.0, "drop": 0.0}

@@ -83,11 +83,17 @@ def shrink(
     Nothing is written where an outcome has a reason against it.
 
     Raises:
-        UsageError, FeedError: calibration that cannot be used.
+        UsageError, FeedError: calibration that cannot be used; a kind that this model does not have.
         RuntimeMissingError: a package that writes a kind is not installed.
     """
     bundle = open_bundle(work)
     _require_metric(bundle, wish)
+    for runtime, device in targets:
+        flavour = bundle.manifest.flavour(f"{runtime.name}:{device}")
+        assert flavour is not None
+        shop = Workshop(bundle, flavour, runtime, device, [], work)
+        for name in wish.kinds:
+            shop.kinds(kinds_for(runtime.name)[0].name if name == AUTO else name)
     samples = gather(bundle, wish.calibration, texts, wish.seed)
     outcomes, made = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -180,7 +186,7 @@ def _not_faster(kept: Sequence[Trial]) -> str:
     assert best.time is not None
     return (
         f"smaller numbers do not pay here: {best.name}, the quickest that is good enough, takes {best.time.value:.2f} "
-        f"[{best.time.low:.2f}, {best.time.high:.2f}] of the time at full precision; --allow-slower keeps it for its size"
+        f"[{best.time.low:.2f}, {best.time.high:.2f}] of the time at full precision; --allow-slower keeps it all the same"
     )
 
 

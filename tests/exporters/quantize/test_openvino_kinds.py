@@ -44,7 +44,7 @@ def test_a_kind_alone_on_an_encoder(encoder: Path, name: str, tmp_path: Path) ->
         assert "by i8" in products
     else:
         assert products == f"{PRODUCTS} f32 by {'f16' if name == 'fp16' else 'u4' if name == 'int4' else 'u8'}"
-    assert effective.details["dynamic quantization group"] == ("32" if name in ("int4", "int8", "int8-static") else "0")
+    assert effective.details["dynamic quantization group"] == ("64" if name in ("int4", "int8", "int8-static") else "0")
 
 
 @pytest.mark.parametrize("name", list(COSINES))

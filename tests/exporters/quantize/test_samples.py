@@ -11,7 +11,7 @@ import pytest
 
 from edgeattn.bundle import open_bundle
 from edgeattn.errors import EdgeAttnError
-from edgeattn.exporters.quantize.samples import SYNTHETIC, Feeds, Samples, gather
+from edgeattn.exporters.quantize.samples import SYNTHETIC, Feeds, Samples, check_path, gather
 from edgeattn.tensors import write_tensors
 from tests.edgeattn.decoding.small import CAPACITY
 from tests.exporters.quantize.small_encoder import VOCABULARY
@@ -152,3 +152,44 @@ def test_a_text_that_is_none(decoder: Path, content: bytes, tmp_path: Path) -> N
     (tmp_path / "lines.txt").write_bytes(content)
     with pytest.raises(EdgeAttnError, match=r"lines\.txt"):
         gather(open_bundle(decoder), tmp_path / "lines.txt", None, seed=0)
+
+
+def factory(folder: Path, body: str) -> Path:
+    """`file.py:give` with this body."""
+    (folder / "given.py").write_text(f"import numpy as np\n\ndef give():\n    {body}\n")
+    return folder / "given.py:give"
+
+
+def test_a_function_of_the_users_own(encoder: Path, decoder: Path, tmp_path: Path) -> None:
+    """Arrays of one or of several samples; of a language model texts as well, read together."""
+    body = f"for i in range({COUNT // 2}): yield {{name: np.full((2, 9), i + 1) for name in ('input_ids', 'attention_mask')}}"
+    samples = gather(open_bundle(encoder), factory(tmp_path, body), None, seed=0)
+    assert sorted(chain.from_iterable(firsts(samples))) == sorted([*range(1, COUNT // 2 + 1), *range(1, COUNT // 2 + 1)])
+    assert samples.origin == str(tmp_path / "given.py:give")
+    texts = gather(open_bundle(decoder), factory(tmp_path, "return ['the cat sat on the mat. ' * 40] * 60"), None, seed=0)
+    (tmp_path / "texts.txt").write_text("\n".join(["the cat sat on the mat. " * 40] * 60))
+    same = gather(open_bundle(decoder), tmp_path / "texts.txt", None, seed=0)
+    assert len(texts.unseen) == len(same.unseen) > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "return 5",
+            r"given.py:give: it failed: TypeError: .*expected a function without arguments that gives texts, or arrays",
+        ),
+        ("return [5]", r"it failed: TypeError"),
+        ("raise RuntimeError('no disk')", r"it failed: RuntimeError: no disk"),
+        ("return [{'ids': np.ones((1, 9), dtype=int)}]", r"unknown input 'ids'"),
+        ("return []", r"given.py:give makes 0 samples, at least 12 are needed"),
+    ],
+)
+def test_a_function_that_gives_nothing_of_use(encoder: Path, body: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(EdgeAttnError, match=message):
+        gather(open_bundle(encoder), factory(tmp_path, body), None, seed=0)
+
+
+def test_a_function_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(EdgeAttnError, match="has no function 'other'; it has: give"):
+        check_path(factory(tmp_path, "return []").with_name("given.py:other"))
