@@ -99,8 +99,9 @@ class SharedCache(Carried[_Buffers]):
     def _with_room(self, total: int) -> _Buffers:
         """The buffers, or longer copies of them, that hold `total` positions and may be written."""
         state = self._state
-        last_grown = next(reversed(state.arrays.values()))
-        if state.own and last_grown.shape[LENGTH] >= total:
+        # grown one after the other: the first and the last are of one length unless memory ended between them
+        first, last = next(iter(state.arrays.values())), next(reversed(state.arrays.values()))
+        if state.own and first.shape[LENGTH] == last.shape[LENGTH] >= total:
             return state
         self._bound = None  # it knows the addresses of what is freed here, also where memory ends halfway
         grown = {}

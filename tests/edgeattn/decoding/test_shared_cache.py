@@ -90,3 +90,27 @@ def test_a_fork_shares_until_one_goes_on(session: DecoderSession, small: Small) 
     for i in range(3):  # in turn, so that each would overwrite what the other reads
         for chain, way, logits in zip((session, other), ways, expected, strict=True):
             _close(chain.decode([way[i]]), logits[:, len(prompt) + i])
+
+
+def test_a_growth_that_ends_halfway(session: DecoderSession, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some buffers are new then and others are not: the binding of the step before knows neither."""
+    tokens = torch.randint(100, (1, 12), generator=torch.Generator().manual_seed(3))
+    expected = small.logits(tokens)
+    session.prefill(tokens.numpy()[:, :5])
+    session.decode(tokens.numpy()[:, 5])
+    buffer, made = ort_shared_cache._buffer, []
+
+    def once(held: Array, total: int) -> Array:
+        if made:
+            raise MemoryError
+        made.append(total)
+        return buffer(held, total)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ort_shared_cache, "_buffer", once)
+        with pytest.raises(MemoryError):
+            session.prefill(tokens.numpy()[:, 6:12])
+    chain: Any = session._chain
+    assert chain._bound is None
+    for i in range(6, 12):
+        _close(session.decode(tokens.numpy()[:, i]), expected[:, i])
