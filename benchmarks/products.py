@@ -12,6 +12,7 @@ from onnx_ir.passes import common
 
 from edgeattn.bundle import open_bundle
 from edgeattn.exporters.graph import Builder
+from edgeattn.manifest import FP32
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import LoadOptions
 
@@ -19,12 +20,12 @@ from edgeattn.runtimes.base import LoadOptions
 def products_run(bundle: str, runtime: str, threads: int) -> Callable[[], object]:
     """Runs the products of the bundle's flavour for ONNX Runtime once, on any runtime. Exits where it has none."""
     opened = open_bundle(bundle)
-    flavour = opened.manifest.flavour("onnxruntime:cpu")
-    if flavour is None:
+    flavours = opened.manifest.flavours_for("onnxruntime:cpu", FP32)
+    if not flavours:
         raise SystemExit(
-            f"{bundle} has no flavour for onnxruntime:cpu to take products from; export it with -r onnxruntime:cpu"
+            f"{bundle} has no flavour for onnxruntime:cpu in fp32 to take products from; export it with -r onnxruntime:cpu"
         )
-    products = _products(ir.load(opened.file(flavour.file)))
+    products = _products(ir.load(opened.file(flavours[0].file)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "products.onnx"
         ir.save(products, path, external_data="products.bin")

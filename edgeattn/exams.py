@@ -185,9 +185,9 @@ def read_text(session: Session, tokens: Ints) -> tuple[NDArray[np.float32], Ints
     for window in tokens:
         decoder.reset()
         halves = [decoder.prefill(half[None])[0] for half in np.array_split(window, 2) if half.size]
-        logits = np.concatenate(halves)[:-1].astype(np.float64)
+        logits = np.concatenate(halves)[:-1]
         peak = logits.max(axis=-1, keepdims=True)
-        total = np.log(np.exp(logits - peak).sum(axis=-1)) + peak[:, 0]
+        total = np.log(np.exp(logits - peak).sum(axis=-1, dtype=np.float64)) + peak[:, 0]
         nll.append(total - logits[np.arange(len(logits)), window[1:]])
         top.append(logits.argmax(axis=-1))
     decoder.reset()
