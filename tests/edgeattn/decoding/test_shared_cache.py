@@ -98,7 +98,8 @@ def test_a_growth_that_ends_halfway(session: DecoderSession, small: Small, monke
     expected = small.logits(tokens)
     session.prefill(tokens.numpy()[:, :5])
     session.decode(tokens.numpy()[:, 5])
-    buffer, made = ort_shared_cache._buffer, []
+    buffer = ort_shared_cache._buffer
+    made: list[int] = []
 
     def once(held: Array, total: int) -> Array:
         if made:
