@@ -54,10 +54,6 @@ def _is_past(info: TensorInfo) -> bool:
     return len(info.dims) == 4 and info.dims[LENGTH] == PAST
 
 
-_REBOUND = 16
-"""Steps after which a binding is made anew: it keeps every array that it was ever given."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Buffers:
     """`arrays`: input name -> (B, K, C, D), of which `used` positions hold something. `own`: no fork holds them too. `fixed`
@@ -75,7 +71,6 @@ class SharedCache(Carried[_Buffers]):
     session: SharedCacheSession
     _bound: tuple[Mapping[str, Array], Any] | None = None
     """Buffers, and the binding that has them as past and present."""
-    _runs = 0
 
     def fork(self) -> Carried[_Buffers]:
         self._state = replace(self._state, own=False)
@@ -135,8 +130,7 @@ class SharedCache(Carried[_Buffers]):
     def _binding(self, buffers: Mapping[str, Array]) -> Any:
         """With `buffers` as past and as present; the one of the step before where these are the same, since binding two tensors
         for each layer costs as much as several operators."""
-        self._runs += 1
-        if self._bound is not None and self._bound[0] is buffers and self._runs % _REBOUND:
+        if self._bound is not None and self._bound[0] is buffers:
             return self._bound[1]
         self._bound = None
         binding = self.session._session.io_binding()
