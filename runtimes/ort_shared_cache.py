@@ -7,6 +7,8 @@ part of the buffers.
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -146,9 +148,15 @@ class SharedCache(Carried[_Buffers]):
 
 
 def _buffer(held: Array, total: int) -> Array:
-    """A buffer with room for `total` positions, or some more, that begins with what is `held`, (B, K, P, D)."""
+    """A buffer with room for `total` positions, or some more, that begins with what is `held`, (B, K, P, D).
+
+    Its pages are asked of the system and go back to it: an allocator keeps the holes that growing buffers leave behind, up to
+    a third of the cache.
+    """
     room = -(-total // ROOM) * ROOM
-    buffer = np.empty((*held.shape[:LENGTH], room, *held.shape[LENGTH + 1 :]), dtype=held.dtype)
+    shape = (*held.shape[:LENGTH], room, *held.shape[LENGTH + 1 :])
+    pages = mmap.mmap(-1, math.prod(shape) * held.itemsize)
+    buffer = np.frombuffer(pages, dtype=held.dtype).reshape(shape)
     buffer[:, :, : held.shape[LENGTH]] = held
     return buffer
 
