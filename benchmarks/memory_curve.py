@@ -14,7 +14,7 @@ from alone import alone
 from decoders import Ours
 
 from edgeattn import machine
-from edgeattn.benchmarking.fresh import resident_mb
+from edgeattn.benchmarking.fresh import mapped_mb, resident_mb
 from edgeattn.runtimes import registry
 
 PROMPT = 16
@@ -22,11 +22,13 @@ Point = dict[str, float]
 
 
 def curve(arguments: argparse.Namespace) -> list[Point]:
-    """Resident MB of this process, which must be fresh, and the cache's own, each `--every` tokens; the first is the start."""
+    """Resident MB of this process, which must be fresh, and the cache's own, each `--every` tokens; the first is the start, after
+    one token, for which a runtime may lay the weights out anew."""
     decoder = Ours(arguments.bundle, arguments.alone, arguments.threads)
     position = decoder.cache_bytes()
     decoder.reset(PROMPT + arguments.tokens)
-    token = int(decoder.read(np.arange(1, PROMPT + 1)).argmax())
+    token = int(decoder.read(np.arange(1, PROMPT)).argmax())
+    token = int(decoder.step(token).argmax())
     points = [_point(0, position * PROMPT)]
     for made in range(1, arguments.tokens + 1):
         token = int(decoder.step(token).argmax())
@@ -36,16 +38,16 @@ def curve(arguments: argparse.Namespace) -> list[Point]:
 
 
 def _point(made: int, cache: int) -> Point:
-    resident = resident_mb()
-    if resident is None:
+    resident, files = resident_mb(), mapped_mb()
+    if resident is None or files is None:
         raise SystemExit("resident memory is read from /proc/self/status, which this system does not have; run it on Linux")
-    return {"tokens": made, "resident_mb": resident, "cache_mb": cache / 1e6}
+    return {"tokens": made, "resident_mb": resident, "files_mb": files, "cache_mb": cache / 1e6}
 
 
 def residuals(points: list[Point]) -> list[float]:
-    """MB that have come since the start and are not the cache's, for each point."""
-    start = points[0]["resident_mb"] - points[0]["cache_mb"]
-    return [point["resident_mb"] - point["cache_mb"] - start for point in points]
+    """MB that have come since the start and are neither the cache's nor pages of files, for each point."""
+    rest = [point["resident_mb"] - point["files_mb"] - point["cache_mb"] for point in points]
+    return [found - rest[0] for found in rest]
 
 
 def slope(points: list[Point]) -> float:
@@ -57,9 +59,10 @@ def slope(points: list[Point]) -> float:
 
 def show(name: str, points: list[Point]) -> None:
     """A line for each point, and the slope."""
-    print(f"{name}\n  tokens  resident MB  cache MB  rest since the start, MB")
+    print(f"{name}\n  tokens  resident MB  of files MB  cache MB  rest since the start, MB")
     for point, rest in zip(points, residuals(points), strict=True):
-        print(f"  {point['tokens']:6.0f}  {point['resident_mb']:11.1f}  {point['cache_mb']:8.1f}  {rest:24.1f}")
+        held = f"{point['resident_mb']:11.1f}  {point['files_mb']:11.1f}  {point['cache_mb']:8.1f}"
+        print(f"  {point['tokens']:6.0f}  {held}  {rest:24.1f}")
     position = (points[-1]["cache_mb"] - points[0]["cache_mb"]) * 1e6 / points[-1]["tokens"]
     grows = slope(points)
     print(

@@ -118,6 +118,8 @@ def _session_options(ort: Any, options: LoadOptions) -> Any:
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 4 if options.quiet else 3
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if options.cache == SHARED:
+        settings.enable_mem_pattern = False  # it keeps a plan for every length that it saw: kilobytes for each token
     if not options.spin:
         settings.add_session_config_entry("session.force_spinning_stop", "1")
     return settings

@@ -11,9 +11,13 @@ from typing import Any
 from edgeattn.openvino_ir import Note
 from edgeattn.runtimes.base import Array, Effective, Session, wrap_failure
 from edgeattn.runtimes.carrying import LENGTH, Carried, total_length
+from edgeattn.runtimes.heap import give_back
 from edgeattn.runtimes.openvino_ports import cause
 from edgeattn.runtimes.openvino_request import run
 from edgeattn.runtimes.vendor import import_openvino
+
+TIDY = 256
+"""Positions after which what the plug-in freed goes back to the system: it makes its states anew, larger, as they grow."""
 
 
 class StatefulSession(Session):
@@ -97,10 +101,13 @@ class StatefulChain(Carried[int]):
     def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], int]:
         total = total_length(self.session, feeds)
         try:
-            return self._states.infer(feeds), total
+            outputs = self._states.infer(feeds)
         except Exception:
             self._back()
             raise
+        if total // TIDY > self._state // TIDY:
+            give_back()
+        return outputs, total
 
     def _back(self) -> None:
         """Some layers may have taken what is new before the run failed."""

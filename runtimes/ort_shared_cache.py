@@ -7,8 +7,6 @@ part of the buffers.
 
 from __future__ import annotations
 
-import math
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +16,7 @@ import numpy as np
 from edgeattn.manifest import PAST, TensorInfo
 from edgeattn.runtimes.base import Array, wrap_failure
 from edgeattn.runtimes.carrying import LENGTH, Carried, total_length
+from edgeattn.runtimes.heap import pages
 from edgeattn.runtimes.ort_session import NAME, OrtSession
 
 ROOM = 256
@@ -148,15 +147,9 @@ class SharedCache(Carried[_Buffers]):
 
 
 def _buffer(held: Array, total: int) -> Array:
-    """A buffer with room for `total` positions, or some more, that begins with what is `held`, (B, K, P, D).
-
-    Its pages are asked of the system and go back to it: an allocator keeps the holes that growing buffers leave behind, up to
-    a third of the cache.
-    """
+    """A buffer with room for `total` positions, or some more, that begins with what is `held`, (B, K, P, D)."""
     room = -(-total // ROOM) * ROOM
-    shape = (*held.shape[:LENGTH], room, *held.shape[LENGTH + 1 :])
-    pages = mmap.mmap(-1, math.prod(shape) * held.itemsize)
-    buffer = np.frombuffer(pages, dtype=held.dtype).reshape(shape)
+    buffer = pages((*held.shape[:LENGTH], room, *held.shape[LENGTH + 1 :]), held.dtype)
     buffer[:, :, : held.shape[LENGTH]] = held
     return buffer
 

@@ -79,6 +79,11 @@ def resident_mb() -> float | None:
     return _status_mb("VmRSS")
 
 
+def mapped_mb() -> float | None:
+    """The part of `resident_mb` that is pages of files, such as rows of an embedding that were read; the system may drop them."""
+    return _status_mb("RssFile")
+
+
 def _status_mb(name: str) -> float | None:
     try:
         status = Path("/proc/self/status").read_text()

@@ -76,7 +76,9 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_slope_is_of_what_is_not_the_cache(module: Any) -> None:
     """The cache takes 3 MB for 100 tokens; beside it come 50 MB at the beginning, then 1 MB for 100 tokens."""
     rest = [0.0, 50.0, 51.0, 52.0, 53.0]
-    points = [{"tokens": 100 * i, "resident_mb": 200 + 3 * i + rest[i], "cache_mb": 7 + 3 * i} for i in range(5)]
+    points = [
+        {"tokens": 100 * i, "resident_mb": 200 + 5 * i + rest[i], "files_mb": 2 * i, "cache_mb": 7 + 3 * i} for i in range(5)
+    ]
     curve = module("memory_curve")
     assert curve.residuals(points) == pytest.approx(rest)
     assert curve.slope(points) == pytest.approx(1e4)

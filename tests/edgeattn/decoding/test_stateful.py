@@ -170,3 +170,13 @@ def test_a_failed_step_leaves_the_cache(session: DecoderSession, small: Small) -
         np.testing.assert_array_equal(array, before[name])
     for i in (10, 11):
         np.testing.assert_allclose(session.decode(tokens.numpy()[:, i]), small.logits(tokens)[:, i], rtol=0, atol=2e-4)
+
+
+def test_freed_states_go_back_as_the_cache_grows(session: DecoderSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr("edgeattn.runtimes.openvino_stateful.TIDY", 8)
+    monkeypatch.setattr("edgeattn.runtimes.openvino_stateful.give_back", lambda: given_back.append(session.length + 1))
+    session.prefill(np.ones((1, 5), np.int64))
+    for _ in range(13):
+        session.decode(np.ones(1, np.int64))
+    assert given_back == [8, 16]
