@@ -141,11 +141,6 @@ class Quantized:
     tried: tuple[Tried, ...]
     kv: str = field(default=FP32, metadata=WHERE_SET)
 
-    @property
-    def rewritten(self) -> bool:
-        """Whether weights are stored in smaller numbers, in a file of the flavour's own."""
-        return bool(set(self.kinds) - {FP32})
-
 
 @dataclass(frozen=True, slots=True)
 class Flavour:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from edgeattn.errors import RuntimeMissingError, RuntimeRunError
-from edgeattn.manifest import SHARED, TensorInfo
+from edgeattn.errors import RuntimeMissingError, RuntimeRunError, unknown
+from edgeattn.manifest import FP32, SHARED, TensorInfo
 from edgeattn.runtimes.base import (
     Availability,
     Effective,
@@ -23,6 +23,7 @@ from edgeattn.runtimes.base import (
 from edgeattn.runtimes.ort_custom import custom_operators, register
 from edgeattn.runtimes.ort_session import NAME, OrtSession
 from edgeattn.runtimes.ort_shared_cache import SharedCacheSession
+from edgeattn.runtimes.ort_small_cache import SmallCacheSession
 from edgeattn.runtimes.vendor import availability, import_onnxruntime
 
 _CPU = "CPUExecutionProvider"
@@ -59,6 +60,8 @@ _DTYPES: Mapping[str, str] = {
     "tensor(bool)": "bool",
     **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+_CACHES: dict[str, type[SharedCacheSession]] = {FP32: SharedCacheSession, "int8": SmallCacheSession}
+"""Sessions by the type that a shared cache is kept in."""
 
 
 class OnnxRuntime(Runtime):
@@ -84,6 +87,8 @@ class OnnxRuntime(Runtime):
 
     def _load(self, path: Path, options: LoadOptions) -> Session:
         device = _DEVICES[options.device]
+        if options.kv not in _CACHES:
+            raise unknown("type of a cache", options.kv, _CACHES)
         ort = import_onnxruntime()
         settings = _session_options(ort, options)
         register(settings, options.custom_ops)
@@ -99,7 +104,7 @@ class OnnxRuntime(Runtime):
             raise wrap_failure(self.name, f"load {path.name}", error) from error
         _require_provider(options.device, device.provider, session.get_providers())
         effective = _effective(path, options, ort, session)
-        kind = SharedCacheSession if options.cache == SHARED else OrtSession
+        kind = OrtSession if options.cache != SHARED else _CACHES[options.kv]
         return kind(_infos(session.get_inputs()), _infos(session.get_outputs()), effective, session)
 
 
@@ -155,7 +160,7 @@ def _effective(path: Path, options: LoadOptions, ort: Any, session: Any) -> Effe
         device=options.device,
         threads=session.get_session_options().intra_op_num_threads,
         precision=precision,
-        kv_precision=precision,  # a cache is an ordinary input here, in the model's own type
+        kv_precision=options.kv if options.kv != FP32 else precision,  # an ordinary input here, in the model's own type
         details={
             "providers": ", ".join(session.get_providers()),
             **_node_counts(session),

@@ -55,11 +55,10 @@ def weights_name(precision: str) -> str:
 
 
 def weights_of(flavour: Flavour) -> str:
-    """The weight file of a flavour; in smaller numbers each has its own, since runtimes lay them out differently, unless its
-    cache alone is smaller."""
-    if flavour.quantized is None:
-        return weights_name(flavour.precision)
-    return f"{PurePosixPath(flavour.file).stem}.bin" if flavour.quantized.rewritten else weights_name(FP32)
+    """The weight file of a flavour; in smaller numbers each that has a file of its own has weights of its own beside it, since
+    runtimes lay them out differently."""
+    stem = PurePosixPath(flavour.file).stem
+    return f"{stem}.bin" if flavour.quantized and stem.endswith(f"-{flavour.precision}") else weights_name(FP32)
 
 
 def part_manifest(part: str) -> str:

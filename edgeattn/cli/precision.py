@@ -14,6 +14,7 @@ from edgeattn.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeattn.exporters.quantize.outcome import Outcome
+    from edgeattn.exporters.quantize.ranges import Method
     from edgeattn.exporters.quantize.stage import Wish
     from edgeattn.exporters.quantize.trials import Trial
 
@@ -39,6 +40,12 @@ _OPTIONS = (
         help="Inputs as the model will see them: a text a line (.txt), arrays by input name (.npz, .safetensors), a folder of "
         "those or of images, or FILE.py:FUNCTION, which gives texts or arrays. A part is kept aside to prove the result on.",
     ),
+    click.option(
+        "--calibration-method",
+        type=click.Choice(["minmax", "percentile", "entropy"]),
+        help="How the range of a product's inputs is found, for kinds that round with scales found beforehand. Default: the least "
+        "and the largest number on onnxruntime, the mean of every sample's on openvino.",
+    ),
     click.option("--compare-output", metavar="NAME", help="The output whose vectors are compared."),
     click.option(
         "--search-time", type=float, default=600.0, show_default=True, help="Seconds after which no mixture is begun."
@@ -63,6 +70,7 @@ def wish_of(
     metric: str | None,
     max_drop: float | None,
     calibration: Path | None,
+    calibration_method: Method | None,
     compare_output: str | None,
     search_time: float,
     seed: int,
@@ -76,7 +84,7 @@ def wish_of(
     bounds = {"cosine": min_cosine, "top1": min_top1, "perplexity_rise": max_perplexity_rise, "drop": max_drop}
     given = {name: bound for name, bound in bounds.items() if bound is not None}
     if not set(precisions) - {"fp32"}:
-        if given or metric or calibration:
+        if given or metric or calibration or calibration_method:
             raise UsageError("a budget, a metric and calibration are for smaller numbers; add --precision auto")
         return None
     for name, bound in given.items():
@@ -93,7 +101,7 @@ def wish_of(
 
     budget = next((Budget(name, bound) for name, bound in given.items()), None)
     function = load_metric(metric) if metric else None
-    return Wish(precisions, budget, calibration, function, compare_output, allow_slower, search_time, seed)
+    return Wish(precisions, budget, calibration, function, compare_output, allow_slower, search_time, seed, calibration_method)
 
 
 def show(outcome: Outcome) -> None:

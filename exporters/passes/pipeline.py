@@ -7,6 +7,7 @@ from onnx_ir.passes import common
 
 from edgeattn.exporters.passes.dimensions import ShareDimensions
 from edgeattn.exporters.passes.gelu import OrderGelu
+from edgeattn.exporters.passes.merged_products import MergeProducts
 from edgeattn.exporters.passes.outputs import output_names, separate_outputs
 from edgeattn.exporters.passes.reshapes import CancelMovement
 from edgeattn.exporters.passes.rms_norm import DivideByRoot
@@ -27,6 +28,7 @@ def clean(model: ir.Model) -> None:
         common.RemoveUnusedNodesPass(),
         ShareWeights(),
         NameWeights(),
+        MergeProducts(),
         common.NameFixPass(),
     )
 

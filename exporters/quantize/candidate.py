@@ -17,10 +17,11 @@ from edgeattn.bundle import Bundle
 from edgeattn.decoding.session import DecoderSession
 from edgeattn.errors import UsageError
 from edgeattn.exporters.quantize.kinds import CACHE, Kind, Kinds, Layer, kinds_of
+from edgeattn.exporters.quantize.ranges import Method
 from edgeattn.exporters.quantize.samples import Feeds, is_decoder, window
 from edgeattn.exporters.quantize.writers import WRITERS, Writer
 from edgeattn.loading import BundleSession
-from edgeattn.manifest import FP32, STATEFUL, Flavour
+from edgeattn.manifest import FP32, SHARED, STATEFUL, Flavour
 from edgeattn.runtimes.base import LoadOptions, Runtime, Session
 
 _ROUNDS, _STEPS, _WARM_UP = 30, 40, 3
@@ -54,6 +55,7 @@ class Workshop:
     calibration: Sequence[Feeds]
     folder: Path
     threads: int | None = None
+    method: Method | None = None
 
     @property
     def path(self) -> Path:
@@ -63,7 +65,7 @@ class Workshop:
     @cached_property
     def writer(self) -> Writer:
         """Of the runtime's own files."""
-        return WRITERS[self.runtime.name](self.path, self.bundle.manifest, self.calibrating)
+        return WRITERS[self.runtime.name](self.path, self.bundle.manifest, self.calibrating, self.method)
 
     @property
     def layers(self) -> dict[str, Layer]:
@@ -73,7 +75,7 @@ class Workshop:
     @property
     def keeps_cache(self) -> bool:
         """Whether the runtime keeps the cache, and so may keep it in smaller numbers."""
-        return self.flavour.cache == STATEFUL
+        return self.flavour.cache in (SHARED, STATEFUL)
 
     def kinds(self, name: str) -> Kinds:
         """What `kinds.kinds_of` says, for this model.
@@ -113,8 +115,8 @@ class Workshop:
 
     def make(self, kinds: Kinds, folder: Path, stem: str) -> tuple[Path, dict[str, int]]:
         """The file of a candidate, and its operator domains: written to `folder`, its numbers beside it, unless it is the one at
-        full precision, since what a cache is kept in is said to the runtime."""
-        if not set(kinds) - {CACHE}:
+        full precision, where what a cache is kept in is only said to the runtime."""
+        if not set(kinds) - {CACHE} and not self.writer.writes_cache:
             return self.path, self.flavour.domains
         path = folder / f"{stem}{self.writer.suffix}"
         return path, self.writer.write(kinds, path, f"{stem}.bin")

@@ -52,6 +52,7 @@ ORT, OPENVINO = "onnxruntime", "openvino"
 
 KINDS: tuple[Kind, ...] = (
     Kind("int4", ORT, "int4", "int8", "MatMulNBits: blocks of 32 weights, inputs rounded to int8 block by block"),
+    Kind("int8-static", ORT, "int8", "int8", "QDQ: a scale per column, inputs rounded with a scale found beforehand", True),
     Kind("int8-dynamic", ORT, "int8", "int8", "MatMulInteger: a scale per column, inputs rounded with one scale per run", True),
     Kind("int8", ORT, "int8", "int8", "MatMulNBits: blocks of 32 weights, inputs rounded to int8 block by block"),
     Kind("fp16", ORT, "fp16", "fp32", "weights stored in half the bytes, computed in fp32"),
@@ -60,6 +61,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("int8", OPENVINO, "int8", "int8", "a scale per column, inputs rounded to int8 in groups"),
     Kind("int8-weights", OPENVINO, "int8", "fp32", "a scale per column, computed in fp32"),
     Kind("fp16", OPENVINO, "fp16", "fp32", "weights stored in half the bytes, computed in fp32"),
+    Kind("kv-int8", ORT, "fp32", "fp32", "keys and values kept as int8, a scale for each channel of a head", True, "int8"),
     Kind("kv-int8", OPENVINO, "fp32", "fp32", "keys and values kept as uint8, a scale for each token of a head", cache="int8"),
     Kind("kv-fp16", OPENVINO, "fp32", "fp32", "keys and values kept in half the bytes", cache="fp16"),
 )

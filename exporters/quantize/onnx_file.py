@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,12 +11,18 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from edgeattn.exporters.quantize import onnx_int8
 from edgeattn.exporters.quantize.kinds import Kind, Layer
+from edgeattn.exporters.quantize.observing import Feeds
+from edgeattn.exporters.quantize.onnx_io import copied
+from edgeattn.exporters.quantize.quiet import quiet
+from edgeattn.exporters.quantize.ranges import Method
 
 _SMALLEST = 4096
 """Elements of a weight below which nothing is gained."""
 _BLOCK = 32
-_INLINE = 1024
+_PRODUCTS = ("int8-static", "int8-dynamic", "int8", "int4")
+"""Kinds that quantizers write, product by product."""
 _HALF_MAX = 65504.0
 """Largest number of float16."""
 
@@ -40,38 +43,26 @@ def read(path: Path) -> onnx.ModelProto:
     return model
 
 
-def copied(model: onnx.ModelProto) -> onnx.ModelProto:
-    """All of it, weights included."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
-def quantized(model: onnx.ModelProto, kinds: Mapping[str, Kind]) -> onnx.ModelProto:
-    """A copy of `model` with the layers of `kinds`, by name, written so."""
+def quantized(
+    model: onnx.ModelProto, kinds: Mapping[str, Kind], samples: Sequence[Feeds] = (), method: Method | None = None
+) -> onnx.ModelProto:
+    """A copy of `model` with the layers of `kinds`, by name, written so. `samples` are for kinds that need them, `method` is how
+    their ranges are found."""
     result = copied(model)
     embeddings = {node.name for node in result.graph.node if node.op_type == "Gather"}
-    for name in ("int8-dynamic", "int8", "int4"):
-        nodes = {node for node, kind in kinds.items() if kind.name == name} - embeddings
-        if nodes:
-            result = _dynamic(result, nodes) if name == "int8-dynamic" else _blocks(result, nodes, 4 if name == "int4" else 8)
+    named = {name: {node for node, kind in kinds.items() if kind.name == name} - embeddings for name in _PRODUCTS}
+    if nodes := named["int8-static"]:
+        result = onnx_int8.static(result, nodes, samples, method)
+    if nodes := named["int8-dynamic"]:
+        result = onnx_int8.dynamic(result, nodes)
+    for name, bits in (("int8", 8), ("int4", 4)):
+        if nodes := named[name]:
+            result = _blocks(result, nodes, bits)
     for node, kind in kinds.items():
         if node in embeddings and kind.weights != "fp16":
             _rows(result, node)
     _halves(result, {node for node, kind in kinds.items() if kind.weights == "fp16"})
     return _without_leftovers(result)
-
-
-def write(model: onnx.ModelProto, path: Path, weights: str) -> None:
-    """Save; numbers go to the file `weights` beside it, which must not be there."""
-    onnx.save_model(
-        model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=weights, size_threshold=_INLINE
-    )
-
-
-def domains(model: onnx.ModelProto) -> dict[str, int]:
-    """As a manifest has them."""
-    return {entry.domain: entry.version for entry in model.opset_import}
 
 
 def _weight(node: onnx.NodeProto) -> str:
@@ -106,31 +97,12 @@ def _untie(model: onnx.ModelProto) -> None:
             graph.node.remove(transpose)
 
 
-def _dynamic(model: onnx.ModelProto, nodes: Collection[str]) -> onnx.ModelProto:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with TemporaryDirectory() as folder, _quiet():
-        before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
-        write(model, before, "before.bin")
-        quantize_dynamic(
-            before,
-            after,
-            op_types_to_quantize=["MatMul"],
-            nodes_to_quantize=sorted(nodes),
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=True,
-            extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
-        )
-        return onnx.load(after)
-
-
 def _blocks(model: onnx.ModelProto, nodes: Collection[str], bits: int) -> onnx.ModelProto:
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
     settings: dict[str, Any] = {"bits": bits, "block_size": _BLOCK, "is_symmetric": bits == 8, "accuracy_level": 4}
     others = [node.name for node in model.graph.node if node.name not in nodes]
-    with _quiet():
+    with quiet():
         config = DefaultWeightOnlyQuantConfig(**settings)
         quantizer = MatMulNBitsQuantizer(model, nodes_to_exclude=others, algo_config=config, **settings)
         quantizer.process()
@@ -180,14 +152,3 @@ def _without_leftovers(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantizers log a line or more for every node."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)

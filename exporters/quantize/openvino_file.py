@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeattn.errors import RuntimeMissingError
 from edgeattn.exporters.quantize.kinds import Kind, Layer
+from edgeattn.exporters.quantize.observing import Feeds
+from edgeattn.exporters.quantize.quiet import quiet
+from edgeattn.exporters.quantize.ranges import Method, nncf_options
 from edgeattn.exporters.quantize.smooth import STRENGTH
 from edgeattn.exporters.stateful.weights import save
 from edgeattn.openvino_ir import NOTE, SUFFIX, Note, read_ir
 from edgeattn.runtimes.vendor import import_nncf, import_openvino
-
-Feeds = Mapping[str, NDArray[Any]]
 
 _SMALLEST = 4096
 _GROUP = 64
@@ -53,17 +49,18 @@ def input_names(model: Any) -> set[str]:
     return {name for port in model.inputs for name in port.get_names()}
 
 
-def quantized(model: Any, kinds: Mapping[str, Kind], samples: Sequence[Feeds]) -> Any:
-    """`model` with the layers of `kinds`, by name, written so; it may be changed in place. `samples` are for kinds that need them.
+def quantized(model: Any, kinds: Mapping[str, Kind], samples: Sequence[Feeds] = (), method: Method | None = None) -> Any:
+    """`model` with the layers of `kinds`, by name, written so; it may be changed in place. `samples` are for kinds that need them,
+    `method` is how their ranges are found.
 
     Raises:
         RuntimeMissingError: NNCF is not installed.
     """
     nncf = _import_nncf()
     named = {name: {layer for layer, kind in kinds.items() if kind.name == name} for name in ("int8-static", "int4")}
-    with _quiet():
+    with quiet():
         if static := named["int8-static"]:
-            model = _static(nncf, model, static, samples)
+            model = _static(nncf, model, static, samples, method)
         if int4 := named["int4"]:
             model = _groups(nncf, model, int4)
         if int8 := {layer for layer, kind in kinds.items() if kind.name in ("int8", "int8-weights")}:
@@ -102,7 +99,7 @@ def _groups(nncf: Any, model: Any, wanted: Collection[str]) -> Any:
     )
 
 
-def _static(nncf: Any, model: Any, wanted: Collection[str], samples: Sequence[Feeds]) -> Any:
+def _static(nncf: Any, model: Any, wanted: Collection[str], samples: Sequence[Feeds], method: Method | None) -> Any:
     names = [port.get_any_name() for port in model.inputs]
     smoothing = nncf.AdvancedSmoothQuantParameters(matmul=STRENGTH)
     data = nncf.Dataset([{name: feeds[name] for name in names} for feeds in samples])
@@ -113,7 +110,7 @@ def _static(nncf: Any, model: Any, wanted: Collection[str], samples: Sequence[Fe
         model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.MIXED,
         ignored_scope=_all_but(nncf, model, wanted),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing, **nncf_options(nncf, method)),
     )
 
 
@@ -147,21 +144,9 @@ def _matrix(node: Any) -> Any:
 
 def _import_nncf() -> Any:
     try:
-        with _quiet():
+        with quiet():
             return import_nncf()
     except ImportError as error:
         raise RuntimeMissingError(
             f'smaller numbers on OpenVINO need the package nncf ({error}); fix: pip install "edgeattn[quantize]"'
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """NNCF prints tables and bars to stdout and logs to stderr."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)

@@ -13,8 +13,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from edgeattn.exporters.quantize.observing import Feeds, observed
+
 Array = NDArray[np.float32]
-Feeds = Mapping[str, NDArray[np.generic]]
 
 STRENGTH = 0.8
 """The exponent of the input's share; 0.5 to 0.9 in the paper."""
@@ -23,20 +24,11 @@ _LEAST = 1e-5
 
 def largest_inputs(model: onnx.ModelProto, nodes: Collection[str], samples: Iterable[Feeds], padding: str) -> dict[str, Array]:
     """The largest magnitude of each column, (I,), of the inputs of products `nodes`, over the real positions of `samples`."""
-    import onnxruntime as ort
-
     asked = sorted({node.input[0] for node in model.graph.node if _is_one_of(node, nodes)})
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in asked)
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
-    session = ort.InferenceSession(watched.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    samples = list(samples)
     found: dict[str, Array] = {}
-    for feeds in samples:
-        arrays = session.run(asked, {info.name: feeds[info.name] for info in session.get_inputs()})
-        for name, array in zip(asked, arrays, strict=True):
+    for feeds, arrays in zip(samples, observed(model, asked, samples), strict=True):
+        for name, array in arrays.items():
             peak = np.abs(_real(array, feeds.get(padding))).max(axis=0)
             found[name] = np.maximum(found[name], peak) if name in found else peak
     return found

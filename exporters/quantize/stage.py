@@ -17,6 +17,7 @@ from edgeattn.exporters.quantize.candidate import Workshop, activations_of
 from edgeattn.exporters.quantize.kinds import kinds_for, kinds_of, label
 from edgeattn.exporters.quantize.metric import Metric, MetricExam, measured
 from edgeattn.exporters.quantize.outcome import Outcome
+from edgeattn.exporters.quantize.ranges import Method
 from edgeattn.exporters.quantize.samples import Feeds, Samples, check_path, gather, is_decoder
 from edgeattn.exporters.quantize.search import search
 from edgeattn.exporters.quantize.trials import Memory, Trial, Trials, holding
@@ -34,6 +35,7 @@ class Wish:
 
     `budget` is None where a kind is to be written whatever it loses. `output` names the vectors that are compared.
     `slower`: keep what is not faster than full precision, for its size. `seconds` bound the search of each target.
+    `method`: how the ranges of inputs are found from the calibration.
     """
 
     precisions: tuple[str, ...]
@@ -44,6 +46,7 @@ class Wish:
     slower: bool = False
     seconds: float = 600.0
     seed: int = 0
+    method: Method | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -100,7 +103,7 @@ def shrink(
         for runtime, device in targets:
             flavour = bundle.manifest.flavour(f"{runtime.name}:{device}")
             assert flavour is not None
-            workshop = Workshop(bundle, flavour, runtime, device, samples.calibration, Path(folder))
+            workshop = Workshop(bundle, flavour, runtime, device, samples.calibration, Path(folder), method=wish.method)
             with open_session(bundle, [flavour], runtime, LoadOptions(device, spin=False)) as full:
                 for name in wish.kinds:
                     outcome, exam = _outcome(workshop, full, samples, wish, name, say)

@@ -19,7 +19,7 @@ from edgeattn.machine import cpu_identity
 from edgeattn.manifest import FP32
 from edgeattn.runtimes.base import Session
 
-_FORMAT = 4
+_FORMAT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,7 @@ class Memory:
             workshop.runtime.check().version,
             cpu_identity(),
             exam.identity,
+            workshop.method,
         ):
             digest.update(f"{part}\n".encode())
         for feeds in (inputs, outputs, *workshop.calibration):

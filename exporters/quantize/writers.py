@@ -9,27 +9,31 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from edgeattn.exporters.quantize import onnx_file, onnx_merging, openvino_file, openvino_merging
-from edgeattn.exporters.quantize.kinds import OPENVINO, ORT, Kinds, Layer
+from edgeattn.exporters.quantize import onnx_cache, onnx_file, onnx_io, openvino_file
+from edgeattn.exporters.quantize.kinds import CACHE, OPENVINO, ORT, Kinds, Layer
+from edgeattn.exporters.quantize.ranges import Method
 from edgeattn.exporters.quantize.samples import Feeds
 from edgeattn.exporters.quantize.smooth import largest_inputs, smooth
-from edgeattn.manifest import PAST, Manifest
+from edgeattn.manifest import Manifest
 from edgeattn.openvino_ir import SUFFIX, Note, read_ir
 
 
 class Writer(abc.ABC):
-    """Writes the file at `path` again, any of its layers smaller. `samples` are asked for only where a kind is calibrated."""
+    """Writes the file at `path` again, any of its layers smaller. `samples` are asked for only where a kind is calibrated, and
+    `method` says how the ranges of inputs are found from them."""
 
     suffix: ClassVar[str]
     """Of the files that it writes."""
+    writes_cache: ClassVar[bool]
+    """Whether what a cache is kept in stands in the file, and is not only said to the runtime."""
 
-    def __init__(self, path: Path, manifest: Manifest, samples: Callable[[], Sequence[Feeds]]) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, samples: Callable[[], Sequence[Feeds]], method: Method | None = None
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.samples = samples
-        self.steps = any(PAST in info.dims for info in manifest.inputs)
-        """Whether the model is run for one token after the other, where merging products pays; a longer input is slower by the
-        copies of the split."""
+        self.method = method
 
     @property
     @abc.abstractmethod
@@ -45,6 +49,7 @@ class OnnxWriter(Writer):
     """For ONNX Runtime: operators and quantizers of its own."""
 
     suffix = ".onnx"
+    writes_cache = True
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
@@ -52,30 +57,36 @@ class OnnxWriter(Writer):
 
     def write(self, kinds: Kinds, path: Path, weights: str) -> dict[str, int]:
         model = self._model
-        if smoothed := {layer for layer, kind in kinds.items() if kind.calibrated}:
-            model = onnx_file.copied(model)
+        if smoothed := {layer for layer, kind in kinds.items() if kind.calibrated and layer != CACHE}:
+            model = onnx_io.copied(model)
             smooth(model, smoothed, self._largest)
-        model = onnx_file.quantized(model, kinds)
-        onnx_file.write(model, path, weights)
-        return onnx_file.domains(model)
+        samples = self.samples() if any(kind.name == "int8-static" for kind in kinds.values()) else []
+        model = onnx_file.quantized(model, kinds, samples, self.method)
+        if CACHE in kinds:
+            onnx_cache.keep_in_int8(model, self._cache_peaks)
+        onnx_io.write(model, path, weights)
+        return onnx_io.domains(model)
 
     @cached_property
     def _model(self) -> Any:
-        model = onnx_file.read(self.path)
-        if self.steps:
-            onnx_merging.merge_products(model)
-        return model
+        return onnx_file.read(self.path)
 
     @cached_property
     def _largest(self) -> dict[str, Any]:
         """Of each product's input, the largest magnitude of each column."""
         return largest_inputs(self._model, self.layers, self.samples(), self.manifest.padding or "")
 
+    @cached_property
+    def _cache_peaks(self) -> dict[str, Any]:
+        """Of each part of the cache, the largest magnitude of each channel of a head."""
+        return onnx_cache.peaks(self._model, self.samples())
+
 
 class OpenVINOWriter(Writer):
     """For OpenVINO: NNCF."""
 
     suffix = SUFFIX
+    writes_cache = False
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
@@ -83,15 +94,12 @@ class OpenVINOWriter(Writer):
 
     def write(self, kinds: Kinds, path: Path, weights: str) -> dict[str, int]:
         calibrated = any(kind.calibrated for kind in kinds.values())
-        model = openvino_file.quantized(self._read(), kinds, self.samples() if calibrated else [])
+        model = openvino_file.quantized(self._read(), kinds, self.samples() if calibrated else [], self.method)
         return openvino_file.write(model, path, path.parent / weights, self._note(model, weights))
 
     def _read(self) -> Any:
         """Anew each time, since NNCF changes what it is given."""
-        model = openvino_file.read(self.path)
-        if self.steps:
-            openvino_merging.merge_products(model)
-        return model
+        return openvino_file.read(self.path)
 
     def _note(self, model: Any, weights: str) -> Note:
         found = read_ir(self.path).note() if self.path.suffix == SUFFIX else None

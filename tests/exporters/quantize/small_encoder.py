@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgeattn.bundle import Bundle, open_bundle
 from edgeattn.exporters.quantize.candidate import Workshop
 from edgeattn.exporters.quantize.kinds import kind
+from edgeattn.exporters.quantize.ranges import Method
 from edgeattn.runtimes import registry
 
 Feeds = dict[str, NDArray[Any]]
@@ -78,12 +79,14 @@ def draw(count: int, seed: int = 0, longest: int = 24) -> list[Feeds]:
     ]
 
 
-def workshop(bundle: Path | Bundle, runtime: str, folder: Path, calibration: Sequence[Feeds] = ()) -> Workshop:
+def workshop(
+    bundle: Path | Bundle, runtime: str, folder: Path, calibration: Sequence[Feeds] = (), method: Method | None = None
+) -> Workshop:
     """For `runtime` on the CPU."""
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     flavour = opened.manifest.flavour(f"{runtime}:cpu")
     assert flavour is not None
-    return Workshop(opened, flavour, registry.get(runtime), "cpu", calibration, folder, threads=1)
+    return Workshop(opened, flavour, registry.get(runtime), "cpu", calibration, folder, threads=1, method=method)
 
 
 def all_in(shop: Workshop, name: str) -> dict[str, Any]:

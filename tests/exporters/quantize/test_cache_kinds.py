@@ -13,7 +13,7 @@ from edgeattn.decoding import load_decoder
 from edgeattn.errors import UsageError
 from edgeattn.exams import RISE, Budget
 from edgeattn.exporters.quantize.exams import text_exam
-from edgeattn.exporters.quantize.kinds import CACHE, OPENVINO, ORT, cache_kinds, kinds_of
+from edgeattn.exporters.quantize.kinds import CACHE, OPENVINO, kinds_of
 from edgeattn.exporters.quantize.search import search
 from edgeattn.exporters.quantize.stage import Wish
 from edgeattn.exporters.quantize.trials import Memory, Trials
@@ -97,7 +97,6 @@ def test_names_that_say_nothing(name: str, message: str) -> None:
 
 
 def test_a_cache_that_the_runtime_does_not_keep(encoder: Path, tmp_path: Path) -> None:
-    assert not cache_kinds(ORT)
     with pytest.raises(
         UsageError, match="kv-fp16 is for a cache that the runtime keeps itself; the flavour for openvino:cpu has"
     ):

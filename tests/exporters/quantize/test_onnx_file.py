@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeattn.exporters.quantize import onnx_file
+from edgeattn.exporters.quantize import onnx_file, onnx_io
 from edgeattn.exporters.quantize.kinds import ORT, kind, kinds_for
 
 Array = NDArray[Any]
@@ -22,6 +22,9 @@ ROWS, WIDTH = 96, 64
 def run(model: onnx.ModelProto, tokens: Array) -> Array:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, {"tokens": tokens})[0])
+
+
+SAMPLES = [{"tokens": np.arange(ROWS)}]
 
 
 def saved(folder: Path, table: Array, tied: bool = True, masked: bool = False) -> Path:
@@ -48,7 +51,7 @@ def saved(folder: Path, table: Array, tied: bool = True, masked: bool = False) -
         tensors,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    onnx_file.write(model, folder / "tied.onnx", "tied.bin")
+    onnx_io.write(model, folder / "tied.onnx", "tied.bin")
     return folder / "tied.onnx"
 
 
@@ -69,7 +72,7 @@ def test_a_tied_product_gets_weights_of_its_own(table: Array, tmp_path: Path) ->
 @pytest.mark.parametrize("name", [each.name for each in kinds_for(ORT)])
 def test_a_tied_product_alone(table: Array, name: str, tmp_path: Path) -> None:
     """The embedding is left exact, and the model still finds each token to be its own."""
-    model = onnx_file.quantized(onnx_file.read(saved(tmp_path, table)), {"head": kind(ORT, name)})
+    model = onnx_file.quantized(onnx_file.read(saved(tmp_path, table)), {"head": kind(ORT, name)}, SAMPLES)
     (kept,) = [tensor for tensor in model.graph.initializer if tensor.name == "table"]
     np.testing.assert_array_equal(numpy_helper.to_array(kept), table)
     assert (run(model, np.arange(ROWS)).argmax(axis=1) == np.arange(ROWS)).all()
@@ -79,7 +82,7 @@ def test_writing_changes_no_model_in_memory(table: Array, tmp_path: Path) -> Non
     model = onnx_file.read(saved(tmp_path, table))
     before = model.SerializeToString()
     for each in kinds_for(ORT):
-        onnx_file.quantized(model, dict.fromkeys(onnx_file.layers(model), each))
+        onnx_file.quantized(model, dict.fromkeys(onnx_file.layers(model), each), SAMPLES)
         assert model.SerializeToString() == before, each.name
 
 
@@ -100,7 +103,8 @@ def test_infinities_and_large_activations(table: Array, name: str, tmp_path: Pat
     """Products of 1e5 and more, beyond float16, and a mask of -inf behind them."""
     table *= 1000.0
     model = onnx_file.read(saved(tmp_path, table, masked=True))
-    got = run(onnx_file.quantized(model, dict.fromkeys(onnx_file.layers(model), kind(ORT, name))), np.arange(ROWS))
+    quantized = onnx_file.quantized(model, dict.fromkeys(onnx_file.layers(model), kind(ORT, name)), SAMPLES)
+    got = run(quantized, np.arange(ROWS))
     assert np.abs(got[:, 1:]).max() > 1e7
     assert np.isneginf(got[:, 0]).all()
     assert np.isfinite(got[:, 1:]).all()

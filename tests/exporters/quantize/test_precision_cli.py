@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgeattn.cli import cli
-from edgeattn.exporters.quantize.kinds import KINDS
+from edgeattn.exporters.quantize.kinds import KINDS, kinds_for
 
 NOWHERE = "no_such_file.py:build"
 """A source that fails as soon as it is looked at: whoever complains about something else did so before."""
@@ -41,7 +41,7 @@ def export(source: str, output: Path, *arguments: str) -> tuple[int, str]:
         (AUTO, "--precision auto needs a budget to keep: --min-cosine 0.999"),
         ((*AUTO, "--min-cosine", "0.9", "--min-top1", "0.9"), "one budget at a time, got cosine and top1"),
         (("--precision", "int9"), "unknown precision for onnxruntime 'int9'; did you mean 'int8'"),
-        (("--precision", "int8-static"), "unknown precision for onnxruntime 'int8-static'; did you mean"),
+        (("--precision", "int8-weights"), "unknown precision for onnxruntime 'int8-weights'; did you mean"),
         (("--precision", "small"), "known: fp16, int4, int8, int8-dynamic"),
         (("--min-cosine", "0.9"), "add --precision auto"),
         (("--precision", "fp32", "--calibration", "x.npz"), "add --precision auto"),
@@ -108,7 +108,7 @@ def test_a_budget_out_of_reach(encoder_source: str, tmp_path: Path) -> None:
     assert "no smaller numbers were found that keep what was asked; nothing was written" in output
     assert "cosine at least 1 was asked; the best found is fp16 with 0.99999" in output
     assert "which misses it by" in output
-    assert all(kind.name in output for kind in KINDS if kind.runtime == "onnxruntime")
+    assert all(kind.name in output for kind in kinds_for("onnxruntime"))
     assert list(tmp_path.glob("*out*")) == []
 
 

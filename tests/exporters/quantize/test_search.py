@@ -191,7 +191,7 @@ def test_a_damaged_memory_is_none(shop: Workshop, full: Session, written: list[K
 def test_a_search_tries_every_kind(shop: Workshop, full: Session) -> None:
     trials = trials_of(shop, full, vector_exam(shop, full, SEARCHED))
     found = search(trials, Budget(COSINE, 0.99), seconds=0.0)
-    assert [trial.name for trial in found] == ["int4", "int8-dynamic", "int8", "fp16"]
+    assert [trial.name for trial in found] == ["int4", "int8-static", "int8-dynamic", "int8", "fp16"]
     assert all(trial.time is not None for trial in found)
 
 

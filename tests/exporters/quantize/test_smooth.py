@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from edgeattn.exporters.quantize import onnx_file
+from edgeattn.exporters.quantize import onnx_file, onnx_io
 from edgeattn.exporters.quantize.candidate import Workshop
 from edgeattn.exporters.quantize.kinds import ORT
 from edgeattn.exporters.quantize.smooth import largest_inputs, smooth
@@ -23,7 +23,7 @@ def shop(encoder: Path, tmp_path: Path) -> Workshop:
 
 def test_outputs_stay_the_same(shop: Workshop) -> None:
     model = onnx_file.read(shop.path)
-    smoothed = onnx_file.copied(model)
+    smoothed = onnx_io.copied(model)
     largest = largest_inputs(model, shop.layers, draw(6), "attention_mask")
     smooth(smoothed, set(shop.layers), largest)
     names = [layer.weight for layer in shop.layers.values()]
@@ -45,7 +45,7 @@ def test_columns_that_stand_out_are_brought_nearer(shop: Workshop) -> None:
     """Each product's input afterwards: its largest column is fewer times its median one."""
     model = onnx_file.read(shop.path)
     largest = largest_inputs(model, shop.layers, draw(6), "attention_mask")
-    smoothed = onnx_file.copied(model)
+    smoothed = onnx_io.copied(model)
     smooth(smoothed, set(shop.layers), largest)
     after = largest_inputs(smoothed, shop.layers, draw(6), "attention_mask")
     assert len(largest) == len(after) == PRODUCTS
