@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,7 +26,7 @@ import edgeattn
 from edgeattn.bundle import open_bundle
 from edgeattn.errors import GateError
 from edgeattn.exams import DROP, Budget
-from edgeattn.exporters import export
+from edgeattn.exporters.export import export
 from edgeattn.exporters.quantize.stage import AUTO, Wish
 
 Array = NDArray[Any]
@@ -69,7 +70,8 @@ def trained(images: Array, labels: Array, epochs: int) -> ViTForImageClassificat
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-4, total_steps=epochs * -(-len(labels) // 64))
     model.train()
-    for _ in range(epochs):
+    for epoch in range(epochs):
+        print(f"epoch {epoch + 1} of {epochs}", file=sys.stderr)
         for rows in torch.randperm(len(labels)).split(64):
             batch = torch.from_numpy(images)[rows]
             loss = torch.nn.functional.cross_entropy(model(batch).logits, torch.from_numpy(labels)[rows], label_smoothing=0.1)
@@ -104,9 +106,9 @@ def main() -> None:
         model.save_pretrained(work / "model")
         np.savez(work / "images.npz", pixel_values=images[chosen])
         metric = partial(accuracy, images=images[chosen], labels=labels[chosen])
-        wish = Wish((AUTO, "fp32"), Budget(DROP, arguments.max_drop), work / "images.npz", metric)
+        wish = Wish((AUTO, "fp32"), Budget(DROP, arguments.max_drop), work / "images.npz", metric, seconds=arguments.search_time)
         try:
-            export(str(work / "model"), output=work / "bundle", runtimes=TARGETS, wish=wish)
+            export(str(work / "model"), output=work / "bundle", runtimes=TARGETS, wish=wish, progress=partial(print, file=sys.stderr))
             rows += [_row(work / "bundle", target, precision, unseen) for target, precision in _flavours(work / "bundle")]
         except GateError as error:
             print(error)
@@ -136,7 +138,8 @@ def _row(bundle: Path, target: str, precision: str, unseen: tuple[Array, Array])
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--max-drop", type=float, default=0.005, help="what smaller numbers may lose of accuracy")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--search-time", type=float, default=120.0, help="seconds for each runtime")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
