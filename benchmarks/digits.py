@@ -106,9 +106,17 @@ def main() -> None:
         model.save_pretrained(work / "model")
         np.savez(work / "images.npz", pixel_values=images[chosen])
         metric = partial(accuracy, images=images[chosen], labels=labels[chosen])
-        wish = Wish((AUTO, "fp32"), Budget(DROP, arguments.max_drop), work / "images.npz", metric, seconds=arguments.search_time)
+        wish = Wish(
+            (AUTO, "fp32"), Budget(DROP, arguments.max_drop), work / "images.npz", metric, seconds=arguments.search_time
+        )
         try:
-            export(str(work / "model"), output=work / "bundle", runtimes=TARGETS, wish=wish, progress=partial(print, file=sys.stderr))
+            export(
+                str(work / "model"),
+                output=work / "bundle",
+                runtimes=TARGETS,
+                wish=wish,
+                progress=partial(print, file=sys.stderr),
+            )
             rows += [_row(work / "bundle", target, precision, unseen) for target, precision in _flavours(work / "bundle")]
         except GateError as error:
             print(error)

@@ -128,7 +128,8 @@ class Quantized:
 
     `kinds`: how many layers are written in each way, `fp32` those left as they were. `activations`: the type that products
     round their inputs to. `scores` on `samples` inputs (tokens of a text); `bounds` are what the bundle's own exam has to keep
-    (see `edgeattn.exams`). `time`: `ratio` of a run's time to that at full precision, between `low` and `high` 95 times in 100.
+    (see `edgeattn.exams`). `time`: `ratio` of a run's time to that at full precision, between `low` and `high` 95 times in 100, and its median in
+    `seconds`; of a language model that of one token.
     `tried` is the whole table that it was chosen from. `kv`: the type that a cache which the runtime keeps is kept in.
     """
 

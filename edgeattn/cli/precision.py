@@ -111,7 +111,8 @@ def show(outcome: Outcome) -> None:
     best = outcome.best
     rows = [_row(trial, metric, trial is outcome.chosen, trial in best) for trial in timed]
     click.echo(f"{outcome.target}: inputs are {outcome.origin}")
-    click.echo(table(["", "precision", "time / fp32", metric, "top1", "size"], rows, right=["size"]))
+    speed = "tokens/s" if metric == "perplexity_rise" else "ms"
+    click.echo(table(["", "precision", "time / fp32", speed, metric, "top1", "size"], rows, right=[speed, "size"]))
     if outcome.chosen is not None:
         scores = ", ".join(f"{name} {value:.6g}" for name, value in outcome.scores.items())
         click.echo(f"chosen: {outcome.chosen.name}; on {outcome.samples} samples that nothing had seen: {scores}")
@@ -123,4 +124,13 @@ def _row(trial: Trial, metric: str, chosen: bool, best: bool) -> list[str]:
     assert time is not None
     ratio = f"{time.value:.2f} [{time.low:.2f}, {time.high:.2f}]"
     mark = "->" if chosen else "*" if best else ""
-    return [mark, trial.name, ratio, f"{trial.scores[metric]:.6g}", f"{trial.scores['top1']:.4f}", numbers.size(trial.size)]
+    speed = f"{1 / time.seconds:.1f}" if metric == "perplexity_rise" else f"{time.seconds * 1e3:.2f}"
+    return [
+        mark,
+        trial.name,
+        ratio,
+        speed,
+        f"{trial.scores[metric]:.6g}",
+        f"{trial.scores['top1']:.4f}",
+        numbers.size(trial.size),
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -42,6 +42,13 @@ def cache_of(kinds: Kinds) -> str:
 def activations_of(kinds: Kinds) -> str:
     """What the runtime has to be told that products may round their inputs to."""
     return "int8" if any(kind.activations == "int8" for kind in kinds.values()) else FP32
+
+
+@dataclass(frozen=True, slots=True)
+class Timed(Ratio):
+    """Of a run, or of a token, over that at full precision; and its median in `seconds`."""
+
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -133,13 +140,14 @@ class Workshop:
         )
         return BundleSession([self.runtime.load(path, options)], self.bundle.manifest, [self.flavour])
 
-    def time(self, session: Session, full: Session) -> Ratio:
-        """Time of a run, or of a token behind 128 others (fewer where the model takes fewer), over that at full precision; interleaved."""
+    def time(self, session: Session, full: Session) -> Timed:
+        """Time of a run, or of a token behind 128 others (fewer where the model takes fewer), beside full precision; interleaved."""
         if is_decoder(self.bundle):
-            runs = [self._steps(each) for each in (session, full)]
-            return compare_timings(*interleave(runs, _STEPS, _WARM_UP))
-        feeds = make_feeds(self.bundle, resolve_sizes(self.bundle, None))
-        return compare_timings(*interleave([partial(each.run, feeds) for each in (session, full)], _ROUNDS))
+            seconds = interleave([self._steps(each) for each in (session, full)], _STEPS, _WARM_UP)
+        else:
+            feeds = make_feeds(self.bundle, resolve_sizes(self.bundle, None))
+            seconds = interleave([partial(each.run, feeds) for each in (session, full)], _ROUNDS)
+        return Timed(**asdict(compare_timings(*seconds)), seconds=float(np.median(seconds[0])))
 
     def _steps(self, session: Session) -> Callable[[], object]:
         decoder = DecoderSession(session)

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgeattn.benchmarking.stats import Ratio
 from edgeattn.bundle import MANIFEST, Bundle, open_bundle, seal, weights_name, weights_of
 from edgeattn.errors import UsageError
 from edgeattn.exams import COSINE, DROP, LEAST_COSINE, RISE, TOP1, Budget, Exam, write_exam
 from edgeattn.exporters.quantize import exams
-from edgeattn.exporters.quantize.candidate import Workshop, activations_of
+from edgeattn.exporters.quantize.candidate import Timed, Workshop, activations_of
 from edgeattn.exporters.quantize.kinds import kinds_for, kinds_of, label
 from edgeattn.exporters.quantize.metric import Metric, MetricExam, measured
 from edgeattn.exporters.quantize.outcome import Outcome
@@ -234,8 +233,8 @@ def _flavour(workshop: Workshop, outcome: Outcome, exam: Exam) -> Flavour:
     return replace(full, precision=precision, file=path.name, domains=domains, parity=None, quantized=quantized)
 
 
-def _time(ratio: Ratio) -> dict[str, float]:
-    return {"ratio": ratio.value, "low": ratio.low, "high": ratio.high}
+def _time(timed: Timed) -> dict[str, float]:
+    return {"ratio": timed.value, "low": timed.low, "high": timed.high, "seconds": timed.seconds}
 
 
 def _output_index(manifest: Manifest, exam: Exam) -> int:

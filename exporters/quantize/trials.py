@@ -11,15 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeattn.benchmarking.stats import Ratio
 from edgeattn.exams import Budget, Exam
-from edgeattn.exporters.quantize.candidate import Workshop, cache_of, kinds_used
+from edgeattn.exporters.quantize.candidate import Timed, Workshop, cache_of, kinds_used
 from edgeattn.exporters.quantize.kinds import CACHE, Kinds
 from edgeattn.machine import cpu_identity
 from edgeattn.manifest import FP32
 from edgeattn.runtimes.base import Session
 
-_FORMAT = 5
+_FORMAT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class Trial:
     kv: str
     scores: dict[str, float]
     size: int
-    time: Ratio | None
+    time: Timed | None
 
     @property
     def name(self) -> str:
@@ -71,7 +70,7 @@ class Trials:
             self._say(f"trying {described(used, kv)}")
             known = self._measured(kinds, timed)
             self._memory.put(key, known)
-        time = Ratio(**known["time"]) if known["time"] else None
+        time = Timed(**known["time"]) if known["time"] else None
         return Trial(kinds, used, kv, known["scores"], known["size"], time)
 
     def _measured(self, kinds: Kinds, timed: bool) -> dict[str, Any]:
