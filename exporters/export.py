@@ -22,14 +22,14 @@ from edgeattn.exporters.lowerings.registry import get
 from edgeattn.exporters.probing import Prover
 from edgeattn.exporters.quantize.stage import Wish, shrink
 from edgeattn.exporters.reference_run import run_reference
-from edgeattn.exporters.report import ExportReport
+from edgeattn.exporters.report import ExportReport, FlavourReport
 from edgeattn.exporters.signature import Signature
 from edgeattn.exporters.sources.base import Source
 from edgeattn.exporters.sources.module import DynamicAxes, from_module
 from edgeattn.exporters.sources.resolve import resolve
 from edgeattn.exporters.static_shapes import Bucket, Shapes, check_shapes, exact_cases
 from edgeattn.exporters.weights import store_weights
-from edgeattn.manifest import FP32
+from edgeattn.manifest import FP32, Manifest
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import Runtime
 
@@ -86,42 +86,36 @@ def export(
             stack.enter_context(modes_kept(model))
         say("loading the model")
         source = as_source(model, inputs, dynamic, cache)
-        if wish is not None and wish.kinds and (source.parts or static_shapes):
-            what = f"{source.name} has a model beside it ({', '.join(source.parts)})" if source.parts else "sizes are fixed"
-            raise UsageError(f"{what}; smaller numbers are for a single model that takes any size: leave out --precision")
-        if static_shapes and source.parts:
-            raise UsageError(
-                f"{source.name} has a model beside it ({', '.join(source.parts)}); fixed sizes are for --cache none"
-            )
+        _check_goes_together(source, wish, static_shapes)
         captured = [_captured(each, static_shapes, say) for each in (*source.parts.values(), source)]
         work = stack.enter_context(writing(out, force))
         store_weights([model for model, _ in captured], work, weights_name(FP32))
         prover = Prover(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        parts: dict[str, ExportReport] = {}
+        report = ExportReport(source.name, out, (), (), (), 0, 0.0)
         for (part, each), (canonical, buckets) in zip([*source.parts.items(), ("", source)], captured, strict=True):
             writer = FlavourWriter(Signature.of(each, canonical), targets, lowering, work, prover, say, part)
             rows, manifest = Job(each, canonical, buckets, writer).write()
-            report = ExportReport(
-                source=source.name,
-                output=out,
-                sites=manifest.sites,
-                unraised=manifest.unraised,
-                flavours=tuple(rows),
-                size=sum(entry.size for entry in manifest.files.values()),
-                seconds=time.perf_counter() - started,
-                refused=manifest.preprocessing.refused if manifest.preprocessing else {},
-                parts=dict(parts),
-            )
-            parts[part] = report
+            made = _report(replace(report, seconds=time.perf_counter() - started), rows, manifest)
+            report = made if not part else replace(report, parts={**report.parts, part: made})
         if not report.passed and not keep_failed:
             raise ExportFailedError(replace(report, output=None))
         if wish is not None and wish.kinds and report.passed:
             outcomes, manifest = shrink(work, targets, wish, source.texts, say)
-            size = sum(entry.size for entry in manifest.files.values())
-            report = replace(report, outcomes=tuple(outcomes), size=size, seconds=time.perf_counter() - started)
+            report = replace(report, outcomes=tuple(outcomes), size=_size(manifest), seconds=time.perf_counter() - started)
             if any(outcome.reason for outcome in outcomes):
                 raise ExportFailedError(replace(report, output=None))
     return report
+
+
+def _check_goes_together(source: Source, wish: Wish | None, static_shapes: Shapes) -> None:
+    """Raises UsageError where the source cannot have what was asked for."""
+    beside = f"{source.name} has a model beside it ({', '.join(source.parts)})" if source.parts else ""
+    if wish is not None and wish.kinds and (beside or static_shapes):
+        raise UsageError(
+            f"{beside or 'sizes are fixed'}; smaller numbers are for a single model that takes any size: leave out --precision"
+        )
+    if static_shapes and beside:
+        raise UsageError(f"{beside}; fixed sizes are for --cache none")
 
 
 def _captured(source: Source, static_shapes: Shapes, say: Progress) -> tuple[ir.Model, list[Bucket]]:
@@ -131,6 +125,22 @@ def _captured(source: Source, static_shapes: Shapes, say: Progress) -> tuple[ir.
     buckets = exact_cases(source, shapes) if shapes else [Bucket({}, run_reference(source))]
     say("capturing the graph")
     return capture(source, list(buckets[0].cases[0].outputs)), buckets
+
+
+def _report(report: ExportReport, rows: Sequence[FlavourReport], manifest: Manifest) -> ExportReport:
+    """What was written of one model, with the parts that came before it."""
+    return replace(
+        report,
+        sites=manifest.sites,
+        unraised=manifest.unraised,
+        flavours=tuple(rows),
+        size=_size(manifest),
+        refused=manifest.preprocessing.refused if manifest.preprocessing else {},
+    )
+
+
+def _size(manifest: Manifest) -> int:
+    return sum(entry.size for entry in manifest.files.values())
 
 
 class ExportFailedError(GateError):

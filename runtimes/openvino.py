@@ -42,7 +42,7 @@ _SETTINGS: Mapping[str, object] = {
 }
 
 _GROUP = 64
-"""Inputs of a product that are rounded with one scale, where they may be rounded: with 32 a prompt takes a fifth longer."""
+"""Inputs of a product that are rounded with one scale, where they may be rounded: with fewer a prompt takes longer."""
 
 _CACHES: Mapping[str, str] = {"fp32": "f32", "fp16": "f16", "int8": "u8"}
 """What OpenVINO calls the types that it keeps a decoder's keys and values in."""

@@ -11,8 +11,8 @@ from edgeattn.runtimes.base import Array
 def run(request: Any, feeds: Mapping[Any, Array]) -> None:
     """Run on feeds by name or by number. Raises what OpenVINO raises.
 
-    All work is done by the runtime's own threads. `infer` takes the caller's for one of them, which costs 3 % of a decoder's step
-    (SmolLM2, two threads; measured with both in turn).
+    All work is done by the runtime's own threads. `infer` takes the caller's for one of them, and a decoder's step is then a little
+    slower.
     """
     request.start_async(feeds, share_inputs=True)
     request.wait()

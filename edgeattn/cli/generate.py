@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +14,11 @@ from edgeattn.bundle import open_bundle
 from edgeattn.cli import options
 from edgeattn.progress import progress
 from edgeattn.runtimes import registry
+
+if TYPE_CHECKING:
+    from edgeattn.decoding.prompts import Prompt
+    from edgeattn.decoding.session import DecoderSession
+    from edgeattn.decoding.tokens import Tokens
 
 
 @click.command("generate")
@@ -62,10 +69,9 @@ def command(
 
     Time to first token and tokens per second go to stderr. Ctrl-C ends the text early.
     """
-    from edgeattn.decoding.generating import generate
     from edgeattn.decoding.prompts import Asked, load_session, prompt_of
     from edgeattn.decoding.sampling import Sampling
-    from edgeattn.decoding.tokens import Stream, Tokens
+    from edgeattn.decoding.tokens import Tokens
 
     engine, device = registry.parse_target(runtime)
     sampling = Sampling(temperature, top_k, top_p)
@@ -75,36 +81,34 @@ def command(
     with progress() as say:
         say(f"loading {opened.path.name} on {engine.name}:{device}")
         session = load_session(opened, engine.name, device, threads, precision)
-    clock, text, stream = _Clock(), [], Stream(tokens)
+    clock, text = _Clock(), []
     with session:
         try:
             asked.encode(session)
-            for token in generate(
-                session,
-                asked.ids,
-                asked.mask,
-                max_new_tokens=max_new_tokens,
-                sampling=sampling,
-                stop=tokens.stop,
-                suppress=tokens.suppress,
-                suppress_first=tokens.suppress_first,
-                seed=seed,
-            ):
+            for piece in _pieces(session, asked, tokens, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed):
                 clock.tick()
-                text.append(stream.add(int(token[0])))
+                text.append(piece)
                 if not as_json:
-                    click.echo(text[-1], nl=False)
+                    click.echo(piece, nl=False)
         except KeyboardInterrupt:
             pass
         effective = session.session.effective.summary()
     if as_json:
         options.print_json({"text": "".join(text), "prompt_tokens": asked.count, **clock.facts(), "effective": effective})
-        return
-    click.echo()
-    facts = clock.facts()
-    rate = "" if facts["tokens_per_second"] is None else f", then {facts['tokens_per_second']:.1f} tokens/s"
-    first = "no token" if facts["first_token_ms"] is None else f"first token after {facts['first_token_ms']:.0f} ms"
-    click.echo(f"{asked.count} tokens read, {facts['tokens']} made: {first}{rate}; {effective}", err=True)
+    else:
+        click.echo()
+        click.echo(f"{asked.count} tokens read, {clock.summary()}; {effective}", err=True)
+
+
+def _pieces(session: DecoderSession, asked: Prompt, tokens: Tokens, **settings: Any) -> Iterator[str]:
+    """The answer's text, token by token."""
+    from edgeattn.decoding.generating import generate
+    from edgeattn.decoding.tokens import Stream
+
+    stream = Stream(tokens)
+    rules: dict[str, Any] = {"stop": tokens.stop, "suppress": tokens.suppress, "suppress_first": tokens.suppress_first}
+    for token in generate(session, asked.ids, asked.mask, **rules, **settings):
+        yield stream.add(int(token[0]))
 
 
 @dataclass(slots=True)
@@ -124,3 +128,10 @@ class _Clock:
             "first_token_ms": 1e3 * (self.ticks[0] - self.started) if self.ticks else None,
             "tokens_per_second": (len(self.ticks) - 1) / between if between else None,
         }
+
+    def summary(self) -> str:
+        """How many came, and how fast."""
+        facts = self.facts()
+        rate = "" if facts["tokens_per_second"] is None else f", then {facts['tokens_per_second']:.1f} tokens/s"
+        first = "no token" if facts["first_token_ms"] is None else f"first token after {facts['first_token_ms']:.0f} ms"
+        return f"{facts['tokens']} made: {first}{rate}"
