@@ -32,7 +32,7 @@ def search(trials: Trials, budget: Budget, seconds: float) -> list[Trial]:
         if mixed is not None:
             found.append(mixed)
             careful = next(iter(holding(found, budget)), careful)
-    if trials.workshop.keeps_cache and time.monotonic() < deadline:
+    if trials.workshop.keeps_cache:
         found += _smaller_caches(trials, careful)
     return found
 
