@@ -22,6 +22,9 @@ def write(model: onnx.ModelProto, path: Path, weights: str) -> None:
     onnx.save_model(
         model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=weights, size_threshold=_INLINE
     )
+    numbers = path.parent / weights
+    if numbers.exists():
+        numbers.chmod(path.stat().st_mode)  # it is made for its owner alone
 
 
 def domains(model: onnx.ModelProto) -> dict[str, int]:

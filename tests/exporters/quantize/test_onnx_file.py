@@ -115,3 +115,8 @@ def test_a_row_of_zeros_stays_one(table: Array, tmp_path: Path) -> None:
     table[7] = 0.0
     model = onnx_file.quantized(onnx_file.read(saved(tmp_path, table)), {"embed": kind(ORT, "int8")})
     assert (run(model, np.array([7])) == 0).all()
+
+
+def test_who_may_read_the_model_may_read_its_numbers(table: Array, tmp_path: Path) -> None:
+    path = saved(tmp_path, table)
+    assert (tmp_path / "tied.bin").stat().st_mode == path.stat().st_mode
