@@ -53,6 +53,16 @@ class Budget:
         """Whether `scores` keep it; a number that is not finite never does."""
         return self.miss(scores) <= 0
 
+    @property
+    def perfect(self) -> float:
+        """What full precision scores against itself."""
+        return 1.0 if METRICS[self.metric][1] > 0 else 0.0
+
+    @property
+    def allowed(self) -> float:
+        """How much worse than full precision the bound is."""
+        return abs(self.perfect - self.bound)
+
     def miss(self, scores: Mapping[str, float]) -> float:
         """By how much `scores` are worse than the bound; 0 or less where they hold it."""
         value = scores.get(self.metric, float("nan"))

@@ -50,6 +50,11 @@ CACHE = "past_key_values"
 
 ORT, OPENVINO = "onnxruntime", "openvino"
 
+SMALLEST = 4096
+"""Elements of a weight below which nothing is gained."""
+HALF_MAX = 65504.0
+"""Largest number of float16; a weight beyond it stays as it is."""
+
 KINDS: tuple[Kind, ...] = (
     Kind("int4", ORT, "int4", "int8", "MatMulNBits: blocks of 32 weights, inputs rounded to int8 block by block"),
     Kind("int8-static", ORT, "int8", "int8", "QDQ: a scale per column, inputs rounded with a scale found beforehand", True),

@@ -12,19 +12,15 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgeattn.exporters.quantize import onnx_int8
-from edgeattn.exporters.quantize.kinds import Kind, Layer
+from edgeattn.exporters.quantize.kinds import HALF_MAX, SMALLEST, Kind, Layer
 from edgeattn.exporters.quantize.observing import Feeds
 from edgeattn.exporters.quantize.onnx_io import copied
 from edgeattn.exporters.quantize.quiet import quiet
 from edgeattn.exporters.quantize.ranges import Method
 
-_SMALLEST = 4096
-"""Elements of a weight below which nothing is gained."""
 _BLOCK = 32
 _PRODUCTS = ("int8-static", "int8-dynamic", "int8", "int4")
 """Kinds that quantizers write, product by product."""
-_HALF_MAX = 65504.0
-"""Largest number of float16."""
 
 
 def layers(model: onnx.ModelProto) -> dict[str, Layer]:
@@ -75,7 +71,7 @@ def _matrices(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     return {
         tensor.name: tensor
         for tensor in model.graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2 and np.prod(tensor.dims) >= _SMALLEST
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2 and np.prod(tensor.dims) >= SMALLEST
     }
 
 
@@ -138,7 +134,7 @@ def _halves(model: onnx.ModelProto, nodes: Collection[str]) -> None:
     names = {_weight(node) for node in graph.node if node.name in nodes}
     for name in sorted(names & set(matrices)):
         array: NDArray[Any] = numpy_helper.to_array(matrices[name])
-        if np.abs(array).max() > _HALF_MAX:
+        if np.abs(array).max() > HALF_MAX:
             continue
         graph.initializer.remove(matrices[name])
         graph.initializer.append(numpy_helper.from_array(array.astype(np.float16), f"{name}.half"))

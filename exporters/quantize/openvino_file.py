@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgeattn.errors import RuntimeMissingError
-from edgeattn.exporters.quantize.kinds import Kind, Layer
+from edgeattn.exporters.quantize.kinds import HALF_MAX, SMALLEST, Kind, Layer
 from edgeattn.exporters.quantize.observing import Feeds
 from edgeattn.exporters.quantize.quiet import quiet
 from edgeattn.exporters.quantize.ranges import Method, nncf_options
@@ -18,10 +18,7 @@ from edgeattn.exporters.stateful.weights import save
 from edgeattn.openvino_ir import NOTE, SUFFIX, Note, read_ir
 from edgeattn.runtimes.vendor import import_nncf, import_openvino
 
-_SMALLEST = 4096
 _GROUP = 64
-_HALF_MAX = 65504.0
-"""Largest number of float16."""
 _TAKEN = ("MatMul", "Gather", "ScaledDotProductAttention", "Convolution", "GroupConvolution")
 """Types that NNCF writes in smaller numbers."""
 
@@ -124,7 +121,7 @@ def _halves(model: Any, wanted: Collection[str]) -> None:
     for port in [port for node in model.get_ops() for port in node.inputs()]:
         constant = port.get_source_output().get_node()
         if constant.get_type_name() == "Constant" and constant.get_element_type().get_type_name() == "f32":
-            fits = constant.get_friendly_name() in halved and np.abs(constant.data).max() <= _HALF_MAX
+            fits = constant.get_friendly_name() in halved and np.abs(constant.data).max() <= HALF_MAX
             if not fits:
                 kept.append((port, port.get_source_output()))
     compress_model_transformation(model)
@@ -139,7 +136,7 @@ def _matrix(node: Any) -> Any:
     if node.get_type_name() != "Constant":
         return None
     shape = node.get_output_shape(0)
-    return node if len(shape) == 2 and np.prod(shape) >= _SMALLEST and node.get_element_type().is_real() else None
+    return node if len(shape) == 2 and np.prod(shape) >= SMALLEST and node.get_element_type().is_real() else None
 
 
 def _import_nncf() -> Any:

@@ -48,14 +48,14 @@ def _mixture(trials: Trials, budget: Budget, fast: Kind, careful: Trial | None, 
     """As many layers as the budget allows in the kind `fast`, the least sensitive first, the others as in `careful`, or as
     they were; None where not even one group of them is."""
     layers = trials.workshop.layers
-    quick, allowed = trials.quick(), -budget.miss({budget.metric: _PERFECT[budget.metric]})
+    quick = trials.quick()
     lost = [(_lost(quick, budget, group, fast), group) for group in _groups(layers)]
     taken: list[Sequence[str]] = []
     expected = 0.0
     for loss, group in sorted(lost, key=lambda pair: pair[0] / sum(layers[layer].elements for layer in pair[1])):
         if time.monotonic() > deadline:
             break
-        if expected + loss > _HOPELESS * allowed:
+        if expected + loss > _HOPELESS * budget.allowed:
             continue
         if budget.holds(trials.run(_kinds([*taken, group], fast, careful), timed=False).scores):
             taken.append(group)
@@ -65,8 +65,7 @@ def _mixture(trials: Trials, budget: Budget, fast: Kind, careful: Trial | None, 
 
 def _stricter(budget: Budget) -> Budget:
     """A mixture is made to lie just within what was asked, and so would as often as not miss it on other inputs."""
-    perfect = _PERFECT[budget.metric]
-    return Budget(budget.metric, perfect - (1 - _MARGIN) * (perfect - budget.bound))
+    return Budget(budget.metric, budget.perfect - (1 - _MARGIN) * (budget.perfect - budget.bound))
 
 
 def _kinds(groups: Sequence[Sequence[str]], fast: Kind, careful: Trial | None) -> Kinds:
@@ -76,11 +75,7 @@ def _kinds(groups: Sequence[Sequence[str]], fast: Kind, careful: Trial | None) -
 def _lost(trials: Trials, budget: Budget, group: Sequence[str], fast: Kind) -> float:
     """What the metric loses by this group alone."""
     scores = trials.run(dict.fromkeys(group, fast), timed=False).scores
-    return budget.miss(scores) - budget.miss({budget.metric: _PERFECT[budget.metric]})
-
-
-_PERFECT = {"cosine": 1.0, "least_cosine": 1.0, "top1": 1.0, "perplexity_rise": 0.0, "drop": 0.0}
-"""What full precision scores against itself."""
+    return budget.miss(scores) + budget.allowed
 
 
 def _groups(layers: Mapping[str, Layer]) -> list[list[str]]:

@@ -90,20 +90,15 @@ def shrink(
     """
     bundle = open_bundle(work)
     _require_metric(bundle, wish)
-    for runtime, device in targets:
-        flavour = bundle.manifest.flavour(f"{runtime.name}:{device}")
-        assert flavour is not None
-        shop = Workshop(bundle, flavour, runtime, device, [], work)
-        for name in wish.kinds:
-            shop.kinds(kinds_for(runtime.name)[0].name if name == AUTO else name)
-    samples = gather(bundle, wish.calibration, texts, wish.seed)
     outcomes, made = [], []
+    calibration: list[Feeds] = []  # read only when every kind is known to be there
     with tempfile.TemporaryDirectory() as folder:
-        for runtime, device in targets:
-            flavour = bundle.manifest.flavour(f"{runtime.name}:{device}")
-            assert flavour is not None
-            workshop = Workshop(bundle, flavour, runtime, device, samples.calibration, Path(folder), method=wish.method)
-            with open_session(bundle, [flavour], runtime, LoadOptions(device, spin=False)) as full:
+        workshops = [_workshop(bundle, target, calibration, Path(folder), wish) for target in targets]
+        samples = gather(bundle, wish.calibration, texts, wish.seed)
+        calibration += samples.calibration
+        for workshop in workshops:
+            options = LoadOptions(workshop.device, spin=False)
+            with open_session(bundle, [workshop.flavour], workshop.runtime, options) as full:
                 for name in wish.kinds:
                     outcome, exam = _outcome(workshop, full, samples, wish, name, say)
                     outcomes.append(outcome)
@@ -112,6 +107,17 @@ def shrink(
     if any(outcome.reason for outcome in outcomes):
         return outcomes, bundle.manifest
     return outcomes, _written(bundle, made, keep=FP32 in wish.precisions)
+
+
+def _workshop(bundle: Bundle, target: tuple[Runtime, str], calibration: Sequence[Feeds], folder: Path, wish: Wish) -> Workshop:
+    """For a target, on whose model every kind can be had that was asked for. Raises UsageError as `Workshop.kinds`."""
+    runtime, device = target
+    flavour = bundle.manifest.flavour(f"{runtime.name}:{device}")
+    assert flavour is not None
+    workshop = Workshop(bundle, flavour, runtime, device, calibration, folder, method=wish.method)
+    for name in wish.kinds:
+        workshop.kinds(kinds_for(runtime.name)[0].name if name == AUTO else name)
+    return workshop
 
 
 def _require_metric(bundle: Bundle, wish: Wish) -> None:
