@@ -65,6 +65,7 @@ class Ours(Decoder):
         self._past = [info for info in opened.manifest.inputs if info.name.startswith("past_key_values.")]
         self.about = session.effective.summary()
         self.exact = precision in (None, FP32)
+        self._kept = _KEPT.get(session.effective.kv_precision, 4)
 
     def reset(self, room: int) -> None:
         self._session.reset()
@@ -76,12 +77,16 @@ class Ours(Decoder):
         return self._session.decode([token])[0]
 
     def cache_bytes(self) -> int:
-        return sum(_row_bytes(info.dims, info.dtype) for info in self._past)
+        return sum(_row_elements(info.dims) for info in self._past) * self._kept
 
 
-def _row_bytes(dims: tuple[Any, ...], dtype: str) -> int:
-    """Bytes of one position of one sequence: a dimension with a name is the batch or the past."""
-    return int(np.prod([dim for dim in dims if isinstance(dim, int)])) * np.dtype(dtype).itemsize
+_KEPT = {"fp16": 2, "int8": 1, "uint8": 1}
+"""Bytes of a number of a cache that is kept in less than fp32; scales that go with it are not counted."""
+
+
+def _row_elements(dims: tuple[Any, ...]) -> int:
+    """Of one position of one sequence: a dimension with a name is the batch or the past."""
+    return int(np.prod([dim for dim in dims if isinstance(dim, int)]))
 
 
 class TorchEager(Decoder):

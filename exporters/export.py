@@ -77,10 +77,7 @@ def export(
     out = Path(output)
     check_output(out, force)
     targets = _targets(runtimes)
-    if wish is not None:
-        wish.check(targets)
-    if lowering is not None:
-        get(lowering)
+    _check_known(wish, targets, lowering)
     with ExitStack() as stack:
         if isinstance(model, torch.nn.Module):
             stack.enter_context(modes_kept(model))
@@ -105,6 +102,14 @@ def export(
             if any(outcome.reason for outcome in outcomes):
                 raise ExportFailedError(replace(report, output=None))
     return report
+
+
+def _check_known(wish: Wish | None, targets: Sequence[tuple[Runtime, str]], lowering: str | None) -> None:
+    """Raises UsageError for what is not there, whatever the model."""
+    if wish is not None:
+        wish.check(targets)
+    if lowering is not None:
+        get(lowering)
 
 
 def _check_goes_together(source: Source, wish: Wish | None, static_shapes: Shapes) -> None:

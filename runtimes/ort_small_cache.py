@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,10 @@ class Scales:
             found[name] = np.frombuffer(base64.b64decode(data, validate=True), dtype="<f4").reshape(shape)
         return Scales(found)
 
+    def seen(self, info: TensorInfo) -> TensorInfo:
+        """An input or output as it is outside."""
+        return replace(info, dtype="float32") if info.name in self.of else info
+
     def stored(self, name: str, array: Array) -> Array:
         """int8 of a past in fp32, (B, K, P, D)."""
         steps = np.rint(array / self.of[name][None, :, None])
@@ -58,13 +62,15 @@ class SmallCacheSession(SharedCacheSession):
     """Pasts and presents are numbers of fp32 outside, rounded; a chain of runs keeps them in int8 and never turns them back."""
 
     def __init__(self, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], effective: Effective, session: Any) -> None:
-        super().__init__(inputs, outputs, effective, session)
         try:
-            self.scales = Scales.loads(session.get_modelmeta().custom_metadata_map[SCALES])
+            scales = Scales.loads(session.get_modelmeta().custom_metadata_map[SCALES])
         except (KeyError, TypeError, ValueError) as error:
             raise RuntimeRunError(
                 f"{NAME}: the file does not say what its int8 cache stands for ({SCALES} in its metadata); export the model again"
             ) from error
+        own, given = ([scales.seen(info) for info in infos] for infos in (inputs, outputs))
+        super().__init__(own, given, effective, session)
+        self.scales = scales
 
     def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         results = super()._run(self._stored(feeds))

@@ -25,7 +25,7 @@ _OPTIONS = (
         multiple=True,
         metavar="NAME",
         help="Smaller numbers: `auto` for the fastest that keep a budget, or one of `edgeattn list precisions`, where a cache may have "
-        "its own (`int8+kv-fp16`); repeatable. "
+        "its own (`int8+kv-int8`); repeatable. "
         "`fp32` beside them keeps full precision in the bundle too. Default: fp32.",
     ),
     click.option("--min-cosine", type=float, help="Budget: the mean cosine of output vectors with those at full precision."),

@@ -114,7 +114,7 @@ class Workshop:
             "input_ids": tokens,
             "attention_mask": np.ones_like(tokens),
             "position_ids": np.arange(length, dtype=np.int64)[None],
-            "logits_to_keep": np.array([length - 1], dtype=np.int64),
+            "logits_to_keep": np.arange(length),
         }
         infos = [info for info in self.bundle.manifest.inputs if info.name not in fed]
         empty = {i.name: np.zeros([d if isinstance(d, int) else int(d == "batch") for d in i.dims], i.dtype) for i in infos}

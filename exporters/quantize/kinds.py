@@ -106,7 +106,7 @@ def kinds_of(runtime: str, name: str) -> list[Kind]:
     if len({each.cache is None for each in found}) < len(found):
         raise UsageError(
             f"precision {name!r}: {' and '.join(each.name for each in found)} are for the same numbers; give one of them, "
-            "or one for layers and one for the cache: int8+kv-fp16"
+            "or one for layers and one for the cache: int8+kv-int8"
         )
     return found
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
+
+from edgeattn.exporters.quantize.onnx_io import write
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -22,8 +26,11 @@ def observed(model: onnx.ModelProto, names: Sequence[str], samples: Iterable[Fee
     watched.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
-    session = ort.InferenceSession(watched.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-    takes = [info.name for info in session.get_inputs()]
-    for feeds in samples:
-        arrays = session.run(names, {name: feeds[name] for name in takes})
-        yield dict(zip(names, arrays, strict=True))
+    with TemporaryDirectory() as folder:  # a model of 2 GB and more cannot be handed over in memory
+        path = Path(folder) / "watched.onnx"
+        write(watched, path, "watched.bin")
+        session = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        takes = [info.name for info in session.get_inputs()]
+        for feeds in samples:
+            arrays = session.run(names, {name: feeds[name] for name in takes})
+            yield dict(zip(names, arrays, strict=True))

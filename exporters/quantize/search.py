@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from edgeattn.errors import RuntimeRunError
 from edgeattn.exams import Budget
 from edgeattn.exporters.quantize.kinds import CACHE, Kind, Kinds, Layer, cache_kinds, kinds_for
 from edgeattn.exporters.quantize.trials import Trial, Trials, holding
@@ -41,7 +42,10 @@ def _smaller_caches(trials: Trials, careful: Trial | None) -> Iterator[Trial]:
     """The best so far, or full precision where none is faster, with its cache in less."""
     layers = careful.kinds if careful is not None and careful.faster else {}
     for each in cache_kinds(trials.workshop.runtime.name):
-        yield trials.run({**layers, CACHE: each})
+        try:
+            yield trials.run({**layers, CACHE: each})
+        except RuntimeRunError as error:
+            trials.say(f"{each.name} is left out, since this {trials.workshop.runtime.name} does not run it: {error}")
 
 
 def _mixture(trials: Trials, budget: Budget, fast: Kind, careful: Trial | None, deadline: float) -> Trial | None:

@@ -6,6 +6,7 @@ what comes before a product is often read by something else too.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
@@ -35,12 +36,14 @@ def largest_inputs(model: onnx.ModelProto, nodes: Collection[str], samples: Iter
 
 
 def smooth(model: onnx.ModelProto, nodes: Collection[str], largest: Mapping[str, Array]) -> None:
-    """Migrate scales in place, at the products `nodes` that share an input together."""
+    """Migrate scales in place, at the products `nodes` that share an input together. Weights that something else reads too, as
+    layers that share theirs, stay as they are."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     readers: dict[str, list[onnx.NodeProto]] = {}
+    read = Counter(name for node in graph.node for name in node.input)
     for node in graph.node:
-        if _is_one_of(node, nodes) and node.input[0] in largest:
+        if _is_one_of(node, nodes) and node.input[0] in largest and read[node.input[1]] == 1:
             readers.setdefault(node.input[0], []).append(node)
     for name, users in readers.items():
         matrices = [numpy_helper.to_array(weights[user.input[1]]) for user in users]

@@ -68,6 +68,11 @@ class Wish:
             labels = Counter(label(kinds_of(runtime.name, name)) for name in self.kinds)
             if twice := [name for name, count in labels.items() if count > 1]:
                 raise UsageError(f"{' and '.join(self.kinds)} are all {twice[0]} on {runtime.name}; ask for one of them")
+        if self.method is not None and AUTO not in self.kinds and not any("int8-static" in name for name in self.kinds):
+            raise UsageError(
+                f"--calibration-method {self.method} is for ranges that are found beforehand, and {' and '.join(self.kinds)} has none; "
+                "leave it out, or ask for int8-static or auto"
+            )
         if self.kinds and self.calibration is not None:
             check_path(self.calibration)
         if AUTO in self.kinds and self.budget is None:

@@ -58,7 +58,7 @@ class Trials:
         self._full = full
         self._exam = exam
         self._memory = memory
-        self._say = say
+        self.say = say
 
     def run(self, kinds: Kinds, timed: bool = True) -> Trial:
         """Write, load and score a candidate, and time it beside full precision; or as it is remembered."""
@@ -67,7 +67,7 @@ class Trials:
         key = ",".join(kinds[layer].name if layer in kinds else "-" for layer in (*layers, CACHE))
         known = self._memory.get(key)
         if known is None or (timed and known["time"] is None):
-            self._say(f"trying {described(used, kv)}")
+            self.say(f"trying {described(used, kv)}")
             known = self._measured(kinds, timed)
             self._memory.put(key, known)
         time = Timed(**known["time"]) if known["time"] else None
@@ -91,7 +91,7 @@ class Trials:
     def quick(self) -> Trials:
         """The same on a third of the exam, for what is only to be ranked."""
         part = self._exam.first(max(1, self._exam.units // 3))
-        return Trials(self.workshop, self._full, part, Memory(self.workshop, part), self._say)
+        return Trials(self.workshop, self._full, part, Memory(self.workshop, part), self.say)
 
 
 class Memory:

@@ -69,12 +69,12 @@ def test_a_fork_and_a_reset(both: Path) -> None:
     with load_decoder(both, ORT, precision="kv-int8") as session:
         session.prefill(TOKENS[:1, :20])
         fork = session.fork()
-        first = session.decode([3])
-        fork.decode([7])
-        np.testing.assert_allclose(fork.fork().decode([9]), fork.decode([9]), atol=1e-6)
-        session.reset()
-        session.prefill(TOKENS[:1, :20])
-        np.testing.assert_allclose(session.decode([3]), first, atol=1e-6)
+        found = [session.decode([3]), fork.decode([7]), session.decode([4]), fork.decode([8])]
+        for which, tokens in ((0, (3, 4)), (1, (7, 8))):
+            session.reset()
+            session.prefill(TOKENS[:1, :20])
+            for step, token in enumerate(tokens):
+                np.testing.assert_allclose(session.decode([token]), found[which + 2 * step], atol=1e-6)
 
 
 def test_a_run_takes_and_gives_the_numbers_of_the_manifest(both: Path) -> None:
@@ -95,7 +95,9 @@ def test_a_run_takes_and_gives_the_numbers_of_the_manifest(both: Path) -> None:
             }
             results[precision] = session.run({**feeds, **empty})
             if precision == "kv-int8":
-                scales = session._inner[0].scales  # type: ignore[attr-defined]
+                inner = session._inner[0]
+                scales = inner.scales  # type: ignore[attr-defined]
+                assert {info.dtype for info in (*inner.inputs, *inner.outputs)} == {"float32", "int64"}
     for name, array in results["kv-int8"].items():
         if name.startswith("present"):
             assert array.dtype == np.float32

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeattn.bundle import open_bundle
 from edgeattn.exams import COSINE, RISE, TOP1
 from edgeattn.exporters.quantize import onnx_file
 from edgeattn.exporters.quantize.kinds import ORT, kinds_for
@@ -63,6 +64,20 @@ def test_layers_are_products_and_embeddings(encoder: Path, tmp_path: Path) -> No
     assert sum(node.op_type == "MatMul" for node in model.graph.node) == PRODUCTS + 2 * LAYERS or any(
         "Attention" in node.op_type for node in model.graph.node
     )
+
+
+def test_products_of_one_input_are_one_in_a_decoder(decoder: Path, encoder: Path, tmp_path: Path) -> None:
+    """Queries, keys and values; a gate and what it opens. A model without a cache has each by itself."""
+
+    def merged(bundle: Path) -> list[int]:
+        model = onnx_file.read(workshop(bundle, ORT, tmp_path).path)
+        return sorted(
+            node.input[1].count("+") for node in model.graph.node if node.op_type == "MatMul" and "+" in node.input[1]
+        )
+
+    blocks = sum(info.name.endswith(".key") for info in open_bundle(decoder).manifest.inputs)
+    assert merged(decoder) == [1] * blocks + [2] * blocks
+    assert merged(encoder) == []
 
 
 def test_what_is_not_named_stays_as_it_is(encoder: Path, tmp_path: Path) -> None:

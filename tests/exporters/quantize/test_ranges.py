@@ -89,3 +89,10 @@ def test_a_method_that_is_none(encoder_source: str, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "'mean' is not one of 'minmax', 'percentile', 'entropy'" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_method_that_nothing_uses(encoder_source: str, tmp_path: Path) -> None:
+    asked = ["export", encoder_source, "-o", str(tmp_path / "out"), "--precision", "int8", "--calibration-method", "entropy"]
+    result = CliRunner().invoke(cli, asked)
+    assert result.exit_code == 2
+    assert "--calibration-method entropy is for ranges that are found beforehand, and int8 has none" in result.output

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import numpy_helper
+from onnx import ModelProto, numpy_helper
 
 from edgeattn.exporters.quantize import onnx_file, onnx_io
 from edgeattn.exporters.quantize.candidate import Workshop
@@ -21,6 +21,17 @@ def shop(encoder: Path, tmp_path: Path) -> Workshop:
     return workshop(encoder, ORT, tmp_path)
 
 
+def same(model: ModelProto, other: ModelProto) -> None:
+    """Both give the same outputs."""
+    sessions = [
+        onnxruntime.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"]) for each in (model, other)
+    ]
+    for feeds in draw(4, seed=1):
+        expected, got = (session.run(None, feeds) for session in sessions)
+        for one, two in zip(expected, got, strict=True):
+            assert np.abs(one - two).max() <= 1e-5 * np.abs(one).max()
+
+
 def test_outputs_stay_the_same(shop: Workshop) -> None:
     model = onnx_file.read(shop.path)
     smoothed = onnx_io.copied(model)
@@ -32,13 +43,19 @@ def test_outputs_stay_the_same(shop: Workshop) -> None:
         for each in (model, smoothed)
     )
     assert sum(not np.allclose(before[name], after[name], rtol=1e-3) for name in names) == PRODUCTS
-    sessions = [
-        onnxruntime.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"]) for each in (model, smoothed)
-    ]
-    for feeds in draw(4, seed=1):
-        expected, got = (session.run(None, feeds) for session in sessions)
-        for one, other in zip(expected, got, strict=True):
-            assert np.abs(one - other).max() <= 1e-5 * np.abs(one).max()
+    same(model, smoothed)
+
+
+def test_weights_that_two_layers_share_stay_as_they_are(shop: Workshop) -> None:
+    """Each of the two has an input of its own, and would need other weights than the other."""
+    model = onnx_file.read(shop.path)
+    products = {node.name: node for node in model.graph.node if node.name in shop.layers and node.op_type == "MatMul"}
+    first, second = [name for name in products if shop.layers[name].elements == 64 * 64][:2]
+    products[second].input[1] = products[first].input[1]
+    smoothed = onnx_io.copied(model)
+    smooth(smoothed, set(shop.layers), largest_inputs(model, shop.layers, draw(6), "attention_mask"))
+    assert sum(node.op_type == "Mul" for node in smoothed.graph.node) > sum(node.op_type == "Mul" for node in model.graph.node)
+    same(model, smoothed)
 
 
 def test_columns_that_stand_out_are_brought_nearer(shop: Workshop) -> None:
