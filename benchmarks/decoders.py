@@ -6,10 +6,10 @@ Only what a way needs is imported, when it is made, so that a fresh process tell
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+import calm  # noqa: F401
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,10 +19,6 @@ from edgeattn.loading import open_session, pick_flavours
 from edgeattn.manifest import FP32, PAST
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import LoadOptions
-
-# torch's OpenMP workers go on busy-waiting for some milliseconds after a step, on the cores of whoever comes next; within
-# a step their waits are far shorter than this. Read when torch is imported, so it has to stand before that.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]

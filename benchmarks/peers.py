@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import calm  # noqa: F401
 import numpy as np
 import torch
 import transformers

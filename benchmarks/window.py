@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import calm  # noqa: F401
 import numpy as np
 import onnx_ir as ir
 import torch
@@ -86,12 +87,12 @@ class _Folder:
     def model(self, form: str, case: _Case, runtime: str) -> Path | None:
         """The form's model, None where it does not take the case or is wrong. A layout is proven at a length that numpy bears."""
         small = _Case(case.name, case.heads, case.window, min(case.length, PROVEN_AT))
-        core = Core(small.spec, square=True)
+        core = Core(small.spec, square=True, max_keys=case.length)
         if get(form).accepts(core) or not self.prover.prove(get(form), core, registry.get(runtime), "cpu").passed:
             return None
         path = self.path / f"{form}-{case.name}-{case.length}.onnx"
         if not path.exists():
-            ir.save(probe_model(get(form), Core(case.spec, square=True)), path)
+            ir.save(probe_model(get(form), Core(case.spec, square=True, max_keys=case.length)), path)
         return path
 
 

@@ -10,22 +10,30 @@ import onnx_ir as ir
 from edgeattn.exporters.canonical import OPSET
 from edgeattn.exporters.custom.functions import convert_version, inline_functions
 from edgeattn.exporters.graph import Builder
-from edgeattn.exporters.lowerings.base import Lowering
+from edgeattn.exporters.lowerings.base import Core, Lowering
 from edgeattn.exporters.passes.pipeline import finish
 from edgeattn.exporters.passes.rotary import FuseRotary
 from edgeattn.exporters.sites import DOMAIN, GraphSite, find_sites
 
 
-def lower(canonical: ir.Model, chosen: Mapping[str, Lowering], limits: dict[str, int], functions: bool = False) -> ir.Model:
+def lower(
+    canonical: ir.Model,
+    chosen: Mapping[str, Lowering],
+    limits: dict[str, int],
+    functions: bool = False,
+    max_keys: int | None = None,
+) -> ir.Model:
     """A copy of `canonical` with each site written by `chosen[site.name]`. Weights are shared, not copied.
 
     `functions` keeps custom operators as functions, for a runtime that takes them; otherwise they are written out.
+    `max_keys` is what lowerings are told where the model is a smaller one in the place of another.
     """
     model = canonical.clone()
     if not functions:
         inline_functions(model)
     for site in find_sites(model):
-        _lower_site(model, site, chosen[site.name], limits)
+        core = site.core(limits)
+        _lower_site(model, site, chosen[site.name], core if max_keys is None else replace(core, max_keys=max_keys))
     if any(lowering.turns_rows for lowering in chosen.values()):
         FuseRotary()(model)
     model.graph.opset_imports.pop(DOMAIN, None)
@@ -38,7 +46,7 @@ def lower(canonical: ir.Model, chosen: Mapping[str, Lowering], limits: dict[str,
     return model
 
 
-def _lower_site(model: ir.Model, site: GraphSite, lowering: Lowering, limits: dict[str, int]) -> None:
+def _lower_site(model: ir.Model, site: GraphSite, lowering: Lowering, core: Core) -> None:
     b = Builder(site.operands.q.dtype or ir.DataType.FLOAT)
     operands, replaced = site.operands, list(site.node.outputs)
     if lowering.updates_cache:
@@ -46,7 +54,7 @@ def _lower_site(model: ir.Model, site: GraphSite, lowering: Lowering, limits: di
         keys, values = site.cache.keys, site.cache.values
         operands = replace(operands, k=keys.new, v=values.new, past_k=keys.past, past_v=values.past)
         replaced += [keys.present, values.present]
-    written = lowering.outputs(b, site.core(limits), operands)
+    written = lowering.outputs(b, core, operands)
     for node in b.nodes:
         node.metadata_props.update(site.node.metadata_props)
     model.graph.insert_before(site.node, list(b.nodes))

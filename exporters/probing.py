@@ -67,6 +67,7 @@ def probe_name(lowering: Lowering, core: Core) -> str:
     suffix = "-square" if square_only(lowering, core) else ""
     size = probe_size(core)
     suffix += "-" + "x".join(map(str, size)) if size else ""
+    suffix += f"-of{core.max_keys or ''}" if lowering.sized else ""
     broadcast = "".join(f"-{name}{_tag(dims)}" for name, dims in (("m", core.mask_dims), ("b", core.bias_dims)) if dims)
     return f"{lowering.name}-{function_name(core.spec)}{broadcast}{suffix}"
 
@@ -104,7 +105,7 @@ def probe_model(lowering: Lowering, core: Core) -> ir.Model:
     for output, name, shape in zip(node.outputs, spec.output_names, shapes, strict=False):
         output.name, output.type, output.shape = name, ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
     graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports={"": OPSET, DOMAIN: 1}, name="probe")
-    model = lower(ir.Model(graph, ir_version=IR_VERSION), {SITE: lowering}, {})
+    model = lower(ir.Model(graph, ir_version=IR_VERSION), {SITE: lowering}, {}, max_keys=core.max_keys)
     if size:
         fold_sizes(model)
     return model

@@ -93,6 +93,8 @@ class Lowering(abc.ABC):
     updates_cache: ClassVar[bool] = False
     """Whether it takes a cache and what is new instead of both together, and gives the new cache behind its outputs; past and
     present may then be one buffer."""
+    sized: ClassVar[bool] = False
+    """Whether what it writes follows `core.max_keys`: then a proof holds for that alone."""
     turns_rows: ClassVar[bool] = False
     """Whether rotary positions of the model become operators on (B, S, H D) beside it (`passes.rotary`)."""
     memory: ClassVar[str] = "S T"

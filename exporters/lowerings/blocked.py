@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from edgeattn.exporters.graph import Builder
 from edgeattn.exporters.lowerings.base import Core, Lowering, Operands, beyond_softmax
-from edgeattn.exporters.lowerings.tiles import Tiles, attend, blocks, constant, held, steps
+from edgeattn.exporters.lowerings.tiles import Near, Tiles, attend, blocks, constant, held, pieces, steps
 from edgeattn.patterns import Alignment
 from edgeattn.spec import AttentionSpec, Dilated, SlidingWindow
 
@@ -47,10 +47,11 @@ class Reach:
         """Positions of the keys, from the block's first query."""
         return np.arange(self.width) + self.size + self.right - self.width
 
-    def near(self, b: Builder) -> ir.Value:
+    def near(self, b: Builder) -> Near:
         """(size, width), the same in every block."""
         places = _InBlock(self.columns[None, :], np.arange(self.size)[:, None])
-        return constant(b, np.asarray(SlidingWindow(self.left, self.right).sees(places)))
+        shown = constant(b, np.asarray(SlidingWindow(self.left, self.right).sees(places)))
+        return lambda rows, columns: shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class BlockedWindow(Lowering):
     takes = "windows bounded on both sides, dilated ones too, equal lengths, no dense mask, no bias"
     time = "S W D"
     memory = "S (W + D W / 64)"
+    sized = True
 
     def accepts(self, core: Core) -> str | None:
         pattern = core.spec.pattern
@@ -106,15 +108,14 @@ class BlockedWindow(Lowering):
         inside = np.arange(reach.size) * gap
         rows = b.op("Add", first, constant(b, inside))
         columns = b.op("Unsqueeze", b.op("Add", first, constant(b, reach.columns * gap)), b.ints(0))
-        context = attend(b, core.spec, x, Tiles(reach.size, rows, columns, reach.near(b)))
-        if gap == 1:
-            return b.op("Slice", context, b.ints(0), length, b.ints(2))
-        return b.op("Gather", context, _place(b, steps(b, length), reach.size, gap), axis=2)
+        places = steps(b, length)
+        tiles = Tiles(reach.size, rows, columns, reach.near(b))
+        return attend(b, core, x, tiles, places if gap == 1 else _place(b, places, reach.size, gap))
 
     def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:
         reach, gap = _reach(spec)
         rows = -(-queries // (reach.size * gap)) * reach.size * gap
-        return held(spec, batch, rows, reach.size, reach.width)
+        return held(spec, batch, rows, reach.size, reach.width, pieces(keys))
 
 
 def _reach(spec: AttentionSpec) -> tuple[Reach, int]:

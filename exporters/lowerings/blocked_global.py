@@ -17,7 +17,7 @@ from edgeattn.exporters.lowerings.blocked import Reach, refusal
 from edgeattn.exporters.lowerings.decomposed import Decomposed
 from edgeattn.exporters.lowerings.grouped import Grouped
 from edgeattn.exporters.lowerings.open_mask import DecomposedOpen, GroupedOpen
-from edgeattn.exporters.lowerings.tiles import Tiles, attend, blocks, constant, held, near, steps
+from edgeattn.exporters.lowerings.tiles import Tiles, attend, blocks, constant, held, near, pieces, steps
 from edgeattn.spec import AttentionSpec, Full, GlobalLocal
 
 _DENSE: tuple[Lowering, ...] = (GroupedOpen(), DecomposedOpen(), Grouped(), Decomposed())
@@ -33,6 +33,7 @@ class BlockedGlobal(Lowering):
     takes = "a window with global positions in front, equal lengths, no dense mask, no bias; documents if causal"
     time = "S (W + G) D"
     memory = "S (W + G) + S D (W + G) / 64"
+    sized = True
 
     def accepts(self, core: Core) -> str | None:
         pattern = core.spec.pattern
@@ -48,10 +49,10 @@ class BlockedGlobal(Lowering):
         reach = Reach.of(pattern.left, pattern.right)
         length = b.size(x.q, 2)
         tiles = _tiles(b, pattern, reach, length)
-        context = attend(b, core.spec, x, tiles)
+        places = steps(b, length)
         if pattern.causal:
-            return b.op("Slice", context, b.ints(0), length, b.ints(2))
-        local = b.op("Slice", context, b.ints(pattern.tokens), length, b.ints(2))
+            return attend(b, core, x, tiles, places)
+        local = attend(b, core, x, tiles, b.op("Slice", places, b.ints(pattern.tokens), length))
         return b.op("Concat", _global_rows(b, core, x, pattern.tokens), local, axis=2)
 
     def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:
@@ -59,7 +60,7 @@ class BlockedGlobal(Lowering):
         assert isinstance(pattern, GlobalLocal)
         reach = Reach.of(pattern.left, pattern.right)
         rows = -(-queries // reach.size) * reach.size
-        tiles = held(spec, batch, rows, reach.size, pattern.tokens + reach.width)
+        tiles = held(spec, batch, rows, reach.size, pattern.tokens + reach.width, pieces(keys))
         if pattern.causal:
             return tiles
         form, full = _dense(Core(spec))
@@ -74,7 +75,7 @@ def _tiles(b: Builder, pattern: GlobalLocal, reach: Reach, length: ir.Value) -> 
     count = b.op("Concat", b.size(first, 0), b.ints(pattern.tokens), axis=0)
     everywhere = b.op("Expand", constant(b, np.arange(pattern.tokens)[None, :]), count)
     columns = b.op("Unsqueeze", b.op("Concat", everywhere, local, axis=1), b.ints(0))
-    return Tiles(reach.size, rows, columns, near(b, pattern, rows, columns))
+    return Tiles(reach.size, rows, columns, near(b, pattern))
 
 
 def _global_rows(b: Builder, core: Core, x: Operands, tokens: int) -> ir.Value:

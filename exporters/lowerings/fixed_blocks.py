@@ -13,7 +13,7 @@ import onnx_ir as ir
 from edgeattn.exporters.graph import Builder
 from edgeattn.exporters.lowerings.base import Core, Lowering, Operands
 from edgeattn.exporters.lowerings.blocked import BLOCK, refusal
-from edgeattn.exporters.lowerings.tiles import Tiles, attend, blocks, constant, held, near, steps
+from edgeattn.exporters.lowerings.tiles import Tiles, attend, blocks, constant, held, near, pieces, steps
 from edgeattn.spec import AttentionSpec, Fixed
 
 
@@ -25,6 +25,7 @@ class FixedBlocks(Lowering):
     takes = "the fixed sparse pattern, equal lengths, no dense mask, no bias"
     time = "S (block + columns S / block) D"
     memory = "S (block + columns S / block)"
+    sized = True
 
     def accepts(self, core: Core) -> str | None:
         return refusal(core) if isinstance(core.spec.pattern, Fixed) else "it is for the fixed sparse pattern"
@@ -41,15 +42,14 @@ class FixedBlocks(Lowering):
         summaries = b.reshape(b.op("Add", b.op("Unsqueeze", starts, b.ints(1)), last), 1, -1)
         before = b.op("Where", b.op("Less", summaries, first), summaries, b.index(-1))
         columns = b.op("Unsqueeze", b.op("Concat", rows, before, axis=1), b.ints(0))
-        context = attend(b, core.spec, x, Tiles(size, rows, columns, near(b, pattern, rows, columns)))
-        return b.op("Slice", context, b.ints(0), length, b.ints(2))
+        return attend(b, core, x, Tiles(size, rows, columns, near(b, pattern)), steps(b, length))
 
     def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:
         pattern = spec.pattern
         assert isinstance(pattern, Fixed)
         size = _size(pattern)
         width = size + -(-queries // pattern.block) * pattern.columns
-        return held(spec, batch, -(-queries // size) * size, size, width)
+        return held(spec, batch, -(-queries // size) * size, size, width, pieces(keys))
 
 
 def _size(pattern: Fixed) -> int:

@@ -69,8 +69,7 @@ class GatherBlocks(Lowering):
         split = buckets(pattern)
         counts = [_count(b, bucket, here) for bucket in split]
         parts = [
-            attend(b, core.spec, x, _tiles(b, pattern, bucket, count, here))
-            for bucket, count in zip(split, counts, strict=True)
+            attend(b, core, x, _tiles(b, pattern, bucket, count, here)) for bucket, count in zip(split, counts, strict=True)
         ]
         context = b.op("Concat", *parts, axis=2) if len(parts) > 1 else parts[0]
         return b.op("Gather", context, _place(b, pattern, split, counts, length), axis=2)
@@ -110,7 +109,7 @@ def _tiles(b: Builder, pattern: BlockSparse, bucket: Bucket, count: ir.Value, he
         size=pattern.block,
         rows=chosen,
         columns=columns,
-        near=near(b, Causal(), chosen, columns) if pattern.causal else None,
+        near=near(b, Causal()) if pattern.causal else None,
         per_head=len(pattern.layout) > 1,
         may_be_empty=not always_sees(pattern, square=True),
     )

@@ -6,6 +6,7 @@ positions; everything after it, from the gathered keys to the context, is here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +15,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeattn.exporters.graph import Builder
-from edgeattn.exporters.lowerings.base import Operands
+from edgeattn.exporters.lowerings.base import Core, Operands
 from edgeattn.exporters.lowerings.decomposed import capped
 from edgeattn.exporters.lowerings.formula import Term
+from edgeattn.exporters.lowerings.slices import Rows, longest, sliced
 from edgeattn.exporters.lowerings.visibility import Visibility, hiding
 from edgeattn.patterns import Alignment, Pattern
 from edgeattn.spec import AttentionSpec
@@ -24,6 +26,17 @@ from edgeattn.spec import AttentionSpec
 PARTS = 8
 """Heads are taken in as many equal parts at most, one after the other: memory is held for one of them, and what is held
 stays closer to the processor."""
+PIECES = ((1024, 1), (4096, 2), (None, 4))
+"""(keys at most, pieces): in how many pieces the blocks of a part are taken. More of them keep what is held in a processor's
+last cache, and cost short sequences a start of every operator."""
+UNKNOWN = 2
+"""Pieces where the number of keys is not known."""
+TOGETHER = 2
+"""Parts whose contexts are joined as soon as they are there: OpenVINO gives a value that waits the memory of whatever large one was
+dropped last, and takes new memory for the next large one."""
+
+Near = Callable[[ir.Value, ir.Value], ir.Value]
+"""Rows (n, size) and columns (1 or H, n, w) of tiles -> what a pattern shows, broadcastable to (1 or H, n, size, w)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +45,25 @@ class Tiles:
 
     `rows`: (n, size); what lies beyond the last position fills a block up, and its result is for nobody.
     `columns`: (1, n, w) for all heads, or (H, n, w); each key once. A position outside the sequence is no key.
-    `near`: bool, broadcastable to (1 or H, n, size, w): what the pattern says about them; None where all are visible.
+    `near`: what the pattern says about them, bool; None where all are visible.
     `may_be_empty`: whether the pattern leaves a query without any key.
     """
 
     size: int
     rows: ir.Value
     columns: ir.Value
-    near: ir.Value | None
+    near: Near | None
     per_head: bool = False
     may_be_empty: bool = False
 
     def of_heads(self, b: Builder, heads: NDArray[Any]) -> Tiles:
         """The tiles of some heads, where heads have their own; `heads` are numbers in a row."""
         bounds = b.ints(int(heads[0])), b.ints(int(heads[-1]) + 1), b.ints(0)
-        columns = b.op("Slice", self.columns, *bounds)
-        return replace(self, columns=columns, near=None if self.near is None else b.op("Slice", self.near, *bounds))
+        return replace(self, columns=b.op("Slice", self.columns, *bounds))
+
+    def of_blocks(self, blocks: Rows) -> Tiles:
+        """Some of the blocks."""
+        return replace(self, rows=blocks.of(self.rows, 0), columns=blocks.of(self.columns, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +89,14 @@ class _TilePlaces:
         raise NotImplementedError
 
 
-def near(b: Builder, pattern: Pattern, rows: ir.Value, columns: ir.Value) -> ir.Value:
-    """A pattern's own formula on the positions of tiles: bool (1 or H, n, size, w)."""
-    shown: Term = pattern.sees(_TilePlaces(b, rows, columns))
-    return shown.value
+def near(b: Builder, pattern: Pattern) -> Near:
+    """A pattern's own formula on the positions of tiles."""
+
+    def shown(rows: ir.Value, columns: ir.Value) -> ir.Value:
+        seen: Term = pattern.sees(_TilePlaces(b, rows, columns))
+        return seen.value
+
+    return shown
 
 
 def constant(b: Builder, values: NDArray[Any]) -> ir.Value:
@@ -94,27 +114,47 @@ def blocks(b: Builder, length: ir.Value, size: int) -> ir.Value:
     return b.op("Div", b.op("Add", length, b.ints(size - 1)), b.ints(size))
 
 
-def attend(b: Builder, spec: AttentionSpec, x: Operands, tiles: Tiles) -> ir.Value:
-    """(B, H, n * size, E), block after block."""
+def attend(b: Builder, core: Core, x: Operands, tiles: Tiles, place: ir.Value | None = None) -> ir.Value:
+    """(B, H, n * size, E), block after block; with `place` (S,) the rows there, (B, H, S, E)."""
+    spec = core.spec
     units = spec.q_heads if tiles.per_head else spec.kv_heads
-    whole = None if tiles.per_head else _Meeting.of(b, spec, x, tiles)
+    count = 1 if place is None else UNKNOWN if core.max_keys is None else pieces(core.max_keys)
+    # Where rows are chosen at the end, a block that is in two pieces does no harm.
+    some = [tiles.of_blocks(rows) for rows in sliced(b, b.size(tiles.rows, 0), count)] if count > 1 else [tiles]
+    shared = None if tiles.per_head else [_Meeting.of(b, spec, x, piece) for piece in some]
+
+    def part(heads: NDArray[Any]) -> ir.Value:
+        meetings = shared or [_Meeting.of(b, spec, x, piece.of_heads(b, heads)) for piece in some]
+        return _joined(b, [_attend_heads(b, spec, x, meeting, heads) for meeting in meetings], axis=2)
+
+    parts = np.split(np.arange(units), _parts(units))
     contexts = []
-    for heads in np.split(np.arange(units), _parts(units)):
-        meeting = whole or _Meeting.of(b, spec, x, tiles.of_heads(b, heads))
-        contexts.append(_attend_heads(b, spec, x, meeting, heads))
-    return b.op("Concat", *contexts, axis=1) if len(contexts) > 1 else contexts[0]
+    for first in range(0, len(parts), TOGETHER):
+        context = _joined(b, [part(heads) for heads in parts[first : first + TOGETHER]], axis=1)
+        contexts.append(context if place is None else b.op("Gather", context, place, axis=2))
+    return _joined(b, contexts, axis=1)
 
 
-def held(spec: AttentionSpec, batch: int, rows: int, size: int, width: int, per_head: bool = False) -> int:
-    """Elements of the scores, what is added to them and the gathered keys and values of `rows` queries, for one part of the
-    heads; and the contexts of all parts."""
+def _joined(b: Builder, contexts: Sequence[ir.Value], axis: int) -> ir.Value:
+    return b.op("Concat", *contexts, axis=axis) if len(contexts) > 1 else contexts[0]
+
+
+def held(spec: AttentionSpec, batch: int, rows: int, size: int, width: int, count: int = 1, per_head: bool = False) -> int:
+    """Elements of the scores and the gathered keys and values of `rows` queries, for one part of the heads and one of `count`
+    pieces; of what is added to scores; and of the contexts of all parts."""
     units = spec.q_heads if per_head else spec.kv_heads
     part = units // _parts(units)
     queries = part if per_head else part * spec.group
     width += spec.sink
-    copies = -(-rows // size) * width * part * (spec.head_dim + spec.value_head_dim)
-    scores = queries * rows * width + (part if per_head else 1) * rows * width
+    piece = longest(-(-rows // size), count)
+    copies = piece * width * part * (spec.head_dim + spec.value_head_dim)
+    scores = queries * piece * size * width + (part if per_head else 1) * rows * width
     return batch * (scores + copies + spec.q_heads * rows * spec.value_head_dim)
+
+
+def pieces(keys: int) -> int:
+    """In how many pieces the blocks of sequences of at most `keys` are taken."""
+    return next(count for most, count in PIECES if most is None or keys <= most)
 
 
 def _parts(units: int) -> int:
@@ -147,13 +187,15 @@ def _attend_heads(b: Builder, spec: AttentionSpec, x: Operands, meeting: _Meetin
     group, size = (1, tiles.size) if tiles.per_head else (spec.group, tiles.size)
     sharers = (heads[:, None] * group + np.arange(group)).ravel()
     keys = heads // spec.group if tiles.per_head else heads
-    q = _rows_of(b, x.q, meeting.rows, sharers)
+    q = _rows_of(b, x.q, meeting.rows, sharers, spec.head_dim)
     if group > 1:
         apart = b.reshape(q, 0, len(heads), group, -1, size, spec.head_dim)
         q = _merge(b, b.transpose(apart, 0, 1, 3, 2, 4, 5), group, size)
+    sizes = spec.head_dim, spec.value_head_dim
     padded = (b.op("Pad", value, b.ints(0, 0, 0, 0, 0, 0, 1, 0)) if spec.sink else value for value in (x.k, x.v))
-    k, v = (_rows_of(b, value, meeting.columns, keys) for value in padded)
-    scores = capped(b, spec, b.op("Mul", b.op("MatMul", q, b.transpose(k, 0, 1, 2, 4, 3)), b.number(spec.scale)))
+    k, v = (_rows_of(b, value, meeting.columns, keys, size) for value, size in zip(padded, sizes, strict=True))
+    q = b.op("Mul", q, b.number(spec.scale))  # there are fewer of them than scores
+    scores = capped(b, spec, b.op("MatMul", q, b.transpose(k, 0, 1, 2, 4, 3)))
     scores = _split(b, scores, group, size)
     scores = shown.add(b, scores) if x.sink is None else _add_with_sink(b, shown, scores, x.sink, sharers, group)
     context = b.op("MatMul", _merge(b, b.op("Softmax", scores, axis=-1), group, size), v)
@@ -163,11 +205,13 @@ def _attend_heads(b: Builder, spec: AttentionSpec, x: Operands, meeting: _Meetin
     return b.reshape(context, 0, len(sharers), -1, spec.value_head_dim)
 
 
-def _rows_of(b: Builder, value: ir.Value, positions: ir.Value, heads: NDArray[Any]) -> ir.Value:
-    """(B, K, T, D) and positions (n, w), or (1 or h, n, w) -> (B, h, n, w, D): of each head the rows at these positions."""
+def _rows_of(b: Builder, value: ir.Value, positions: ir.Value, heads: NDArray[Any], size: int) -> ir.Value:
+    """(B, K, T, D) and positions (n, w), or (1 or h, n, w) -> (B, h, n, w, D): of each head the rows at these positions.
+
+    The shapes of reshaping are constants, D is `size`: OpenVINO shares no memory across operators that compute a shape.
+    """
     first = b.op("Mul", constant(b, heads[:, None, None]), b.size(value, 2))
-    every_head = b.op("Concat", b.ints(0, -1), b.size(value, 3), axis=0)
-    return b.op("Gather", b.op("Reshape", value, every_head), b.op("Add", positions, first), axis=1)
+    return b.op("Gather", b.reshape(value, 0, -1, size), b.op("Add", positions, first), axis=1)
 
 
 def _split(b: Builder, value: ir.Value, group: int, size: int) -> ir.Value:
@@ -202,7 +246,7 @@ def _shown(
     else:
         shown = b.op("Unsqueeze", shown, b.ints(0))
     shown = b.op("Unsqueeze", shown, b.ints(3))  # the same for the queries of a block, until here
-    for part in (tiles.near, same):
+    for part in (None if tiles.near is None else tiles.near(tiles.rows, tiles.columns), same):
         shown = shown if part is None else b.op("And", shown, part)
     if spec.group > 1 and not tiles.per_head:
         shown = b.op("Unsqueeze", shown, b.ints(3))

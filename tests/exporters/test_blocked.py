@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from edgeattn.exporters.lowerings.base import Core
 from edgeattn.exporters.lowerings.blocked import BLOCK, Reach
 from edgeattn.exporters.lowerings.defaults import SHORT
 from edgeattn.exporters.lowerings.registry import get
+from edgeattn.exporters.lowerings.tiles import PIECES
 from edgeattn.exporters.probing import Prover, probe_model
 from edgeattn.runtimes import registry
 from edgeattn.spec import AttentionSpec, Dilated, GlobalLocal, Pattern, SlidingWindow, SoftmaxAttention
@@ -30,28 +33,30 @@ blocked_specs = specs(windows | dilated)
 global_specs = specs(streaming) | specs(both_ways, masks=("none", "key_padding"))
 
 
+bounds = st.sampled_from([None, *(most or 1 << 15 for most, _ in PIECES)])
+"""One for every number of pieces."""
 cases = st.tuples(st.just("blocked"), blocked_specs) | st.tuples(st.just("blocked-global"), global_specs)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @settings(max_examples=10)
-@given(case=cases, lengths=lengths, batch=st.integers(1, 3))
+@given(case=cases, lengths=lengths, batch=st.integers(1, 3), bound=bounds)
 def test_equals_the_formula_at_any_length(
-    runtime: str, case: tuple[str, AttentionSpec], lengths: list[int], batch: int
+    runtime: str, case: tuple[str, AttentionSpec], lengths: list[int], batch: int, bound: int | None
 ) -> None:
     name, spec = case
-    check(get(name), spec, runtime, lengths, batch)
+    check(get(name), spec, runtime, lengths, batch, bound)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @settings(max_examples=150)
-@given(case=cases, lengths=lengths, batch=st.integers(1, 3))
+@given(case=cases, lengths=lengths, batch=st.integers(1, 3), bound=bounds)
 def test_equals_the_formula_at_any_length_in_many_more_cases(
-    runtime: str, case: tuple[str, AttentionSpec], lengths: list[int], batch: int
+    runtime: str, case: tuple[str, AttentionSpec], lengths: list[int], batch: int, bound: int | None
 ) -> None:
     name, spec = case
-    check(get(name), spec, runtime, lengths, batch)
+    check(get(name), spec, runtime, lengths, batch, bound)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -100,6 +105,16 @@ def test_what_is_held_is_linear_in_the_length(name: str, spec: AttentionSpec) ->
     assert largest[8192] == 2 * largest[4096] == 4 * largest[2048]
     assert all(size <= lowering.scratch(spec, 1, length, length) for length, size in largest.items())
     assert largest[8192] < spec.q_heads * 8192**2 / 20
+
+
+def test_a_proof_is_of_the_form_for_this_bound_alone(tmp_path: Path) -> None:
+    """Fewer pieces for short sequences are another graph, also where the probe of literal sizes is smaller than what it stands for."""
+    prover, form = Prover(tmp_path), get("blocked")
+    core = Core(plain(SlidingWindow(63, 0)), square=True)
+    written = [prover.model(form, replace(core, max_keys=bound)) for bound in (None, 1024, 4096, 8192)]
+    fixed = [prover.model(form, replace(core, max_keys=bound, size=(1, bound, bound))) for bound in (4096, 8192)]
+    products = [[node.op_type for node in ir.load(path).graph].count("MatMul") for path in written + fixed]
+    assert products == [2 * 2 * count for count in (2, 1, 2, 4, 2, 4)]
 
 
 @pytest.mark.parametrize("left", [0, 1, BLOCK, 8 * BLOCK, 8 * BLOCK + 1, 5000])

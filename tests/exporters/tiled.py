@@ -68,12 +68,15 @@ def feeds(spec: AttentionSpec, batch: int, length: int) -> dict[str, NDArray[Any
     return values
 
 
-def check(lowering: Lowering, spec: AttentionSpec, runtime: str, lengths: Sequence[int], batch: int) -> None:
+def check(
+    lowering: Lowering, spec: AttentionSpec, runtime: str, lengths: Sequence[int], batch: int, max_keys: int | None = None
+) -> None:
     """Several lengths in one session: a form that kept anything of the first would fail on the next."""
-    assert lowering.accepts(Core(spec, square=True)) is None
+    core = Core(spec, square=True, max_keys=max_keys)
+    assert lowering.accepts(core) is None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        ir.save(probe_model(lowering, Core(spec, square=True)), path)
+        ir.save(probe_model(lowering, core), path)
         with registry.get(runtime).load(path, LoadOptions(spin=False)) as session:
             for length in lengths:
                 values = feeds(spec, batch, length)
