@@ -86,7 +86,7 @@ def run_probe(
     engine = registry.get(runtime) if isinstance(runtime, str) else runtime
     chosen = sizes if sizes is not None else sizes_for(spec, square, cached)
     try:
-        with engine.load(model_path, LoadOptions(device=device, spin=False)) as session:
+        with engine.load(model_path, LoadOptions(device=device, spin=False, quiet=True)) as session:
             return _sweep(session, spec, chosen, unread=cached and spec.empty_is_padding)
     except RuntimeMissingError:
         raise
