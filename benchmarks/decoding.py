@@ -40,7 +40,8 @@ LIMIT = "bare MatMuls on "
 OURS = "edgeattn on "
 CHUNK = 256
 """A past is read in pieces of this many tokens: nobody's memory of a whole long prompt's logits is measured here."""
-WARMUP = 3
+TURN = 8
+"""Tokens that a candidate makes in a row."""
 _NEAR = 0.95
 """The cosine of logits in smaller numbers with PyTorch's."""
 
@@ -105,7 +106,7 @@ def failed(decoders: Mapping[str, Decoder], vocabulary: int) -> dict[str, str]:
     for name, decoder in decoders.items():
         decoder.reset(len(tokens) + 2)
         found[name] = np.stack([decoder.read(tokens), decoder.step(1)])
-    truth = found[REFERENCE] if REFERENCE in found else next(iter(found.values()))
+    truth = found[REFERENCE if REFERENCE in found else next(name for name, decoder in decoders.items() if decoder.exact)]
     compared = {name: compare_arrays("logits", logits, truth, "decoder") for name, logits in found.items()}
     wrong = {name: result for name, result in compared.items() if not result.passed}
     return {
@@ -132,8 +133,9 @@ def steps(
 ) -> dict[str, list[float]]:
     """Seconds of one token, its choice included, behind `past` others; and of the bare products."""
     for decoder in decoders.values():
-        fill(decoder, _random(past, arguments.vocabulary), WARMUP + arguments.tokens)
-    times = interleave([*map(Greedy, decoders.values()), *limits.values()], arguments.tokens, WARMUP)
+        fill(decoder, _random(past, arguments.vocabulary), (1 + arguments.turns) * TURN)
+    candidates = [*map(Greedy, decoders.values()), *limits.values()]
+    times = interleave(candidates, arguments.turns, warmup=1, in_a_row=TURN)
     return dict(zip((*decoders, *limits), times, strict=True))
 
 
@@ -216,7 +218,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("-r", "--runtime", action="append", help="of ours; default: onnxruntime and openvino")
     parser.add_argument("--past", type=int, action="append", help="tokens before those timed; default 128, 1024 and 4096")
     parser.add_argument("--prompt", type=int, default=256)
-    parser.add_argument("--tokens", type=int, default=48, help="tokens timed behind each past")
+    parser.add_argument("--turns", type=int, default=11, help=f"turns of {TURN} tokens timed behind each past")
     parser.add_argument("--repeats", type=int, default=11, help="prompts timed")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gguf", type=Path, help="the bundle's source; default: that of the name `smollm2`")

@@ -24,7 +24,9 @@ from edgeattn.loading import BundleSession
 from edgeattn.manifest import FP32, SHARED, STATEFUL, Flavour
 from edgeattn.runtimes.base import LoadOptions, Runtime, Session
 
-_ROUNDS, _STEPS, _WARM_UP = 30, 40, 3
+_ROUNDS = 30
+_TURNS, _TOKENS = 10, 12
+"""Of a decoder, and the tokens of a turn."""
 _BEHIND = 128
 
 
@@ -143,7 +145,7 @@ class Workshop:
     def time(self, session: Session, full: Session) -> Timed:
         """Time of a run, or of a token behind 128 others (fewer where the model takes fewer), beside full precision; interleaved."""
         if is_decoder(self.bundle):
-            seconds = interleave([self._steps(each) for each in (session, full)], _STEPS, _WARM_UP)
+            seconds = interleave([self._steps(each) for each in (session, full)], _TURNS, warmup=1, in_a_row=_TOKENS)
         else:
             feeds = make_feeds(self.bundle, resolve_sizes(self.bundle, None))
             seconds = interleave([partial(each.run, feeds) for each in (session, full)], _ROUNDS)
@@ -151,6 +153,6 @@ class Workshop:
 
     def _steps(self, session: Session) -> Callable[[], object]:
         decoder = DecoderSession(session)
-        behind = min(_BEHIND, max(1, window(self.bundle) - _STEPS - _WARM_UP))
+        behind = min(_BEHIND, max(1, window(self.bundle) - (_TURNS + 1) * _TOKENS))
         decoder.prefill(np.ones((1, behind), dtype=np.int64), all_logits=False)
         return lambda: decoder.decode([1])

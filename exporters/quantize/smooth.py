@@ -1,7 +1,7 @@
 """Scale migration: the large columns of a product's input are made smaller, and the rows of its weights larger by as much.
 
-SmoothQuant (Xiao et al. 2023, https://arxiv.org/abs/2211.10438), with the division written as a product of its own, since
-what comes before a product is often read by something else too.
+SmoothQuant (Xiao et al. 2023, https://arxiv.org/abs/2211.10438). Where the input is a normalization that nothing else reads, its
+weights are divided; elsewhere the division is a product of its own.
 """
 
 from __future__ import annotations
@@ -41,21 +41,36 @@ def smooth(model: onnx.ModelProto, nodes: Collection[str], largest: Mapping[str,
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     readers: dict[str, list[onnx.NodeProto]] = {}
-    read = Counter(name for node in graph.node for name in node.input)
+    read = Counter([*(name for node in graph.node for name in node.input), *(value.name for value in graph.output)])
     for node in graph.node:
         if _is_one_of(node, nodes) and node.input[0] in largest and read[node.input[1]] == 1:
             readers.setdefault(node.input[0], []).append(node)
+    before = {name: node for node in graph.node for name in node.output}
     for name, users in readers.items():
         matrices = [numpy_helper.to_array(weights[user.input[1]]) for user in users]
         scales = _scales(largest[name], np.max([np.abs(matrix).max(axis=1) for matrix in matrices], axis=0))
         for user, matrix in zip(users, matrices, strict=True):
             weights[user.input[1]].CopyFrom(numpy_helper.from_array(matrix * scales[:, None], user.input[1]))
-        graph.initializer.append(numpy_helper.from_array(1 / scales, f"{name}.scales"))
-        first = min(list(graph.node).index(user) for user in users)
-        divided = f"{name}.smooth"
-        graph.node.insert(first, helper.make_node("Mul", [name, f"{name}.scales"], [divided], divided))
-        for user in users:
-            user.input[0] = divided
+        norm = weights.get(_norm_weights(before.get(name), weights)) if read[name] == len(users) else None
+        if norm is not None and read[norm.name] == 1 and numpy_helper.to_array(norm).shape == scales.shape:
+            norm.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(norm) / scales, norm.name))
+        else:
+            _divide(graph, name, users, scales)
+
+
+def _norm_weights(node: onnx.NodeProto | None, weights: Collection[str]) -> str:
+    """The constant that `node` multiplies by, if that is all it does."""
+    constants = [name for name in node.input if name in weights] if node is not None and node.op_type == "Mul" else []
+    return constants[0] if len(constants) == 1 else ""
+
+
+def _divide(graph: onnx.GraphProto, name: str, users: list[onnx.NodeProto], scales: Array) -> None:
+    graph.initializer.append(numpy_helper.from_array(1 / scales, f"{name}.scales"))
+    first = min(list(graph.node).index(user) for user in users)
+    divided = f"{name}.smooth"
+    graph.node.insert(first, helper.make_node("Mul", [name, f"{name}.scales"], [divided], divided))
+    for user in users:
+        user.input[0] = divided
 
 
 def _is_one_of(node: onnx.NodeProto, nodes: Collection[str]) -> bool:

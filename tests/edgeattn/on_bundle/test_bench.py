@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,17 @@ def test_candidates_take_turns_and_warm_up_is_not_counted() -> None:
     assert [len(times) for times in seconds] == [3, 3]
     with pytest.raises(ValueError, match="round"):
         interleave([], rounds=0)
+
+
+def test_a_turn_is_several_calls_and_their_mean_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    clock = itertools.count(step=6.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))  # 6 s pass from one reading to the next
+    seconds = interleave([lambda: order.append("a"), lambda: order.append("b")], rounds=2, warmup=1, in_a_row=3)
+    assert "".join(order) == "aaabbb" * 3
+    assert seconds == [[2.0, 2.0], [2.0, 2.0]]
+    with pytest.raises(ValueError, match="1 call"):
+        interleave([], rounds=1, in_a_row=0)
 
 
 def test_sizes_and_feeds(tiny: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, numpy_helper, parser
 
 from edgeattn.exporters.quantize import onnx_file, onnx_io
 from edgeattn.exporters.quantize.candidate import Workshop
@@ -23,13 +24,15 @@ def shop(encoder: Path, tmp_path: Path) -> Workshop:
 
 def same(model: ModelProto, other: ModelProto) -> None:
     """Both give the same outputs."""
-    sessions = [
-        onnxruntime.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"]) for each in (model, other)
-    ]
     for feeds in draw(4, seed=1):
-        expected, got = (session.run(None, feeds) for session in sessions)
+        expected, got = (_run(each, feeds) for each in (model, other))
         for one, two in zip(expected, got, strict=True):
             assert np.abs(one - two).max() <= 1e-5 * np.abs(one).max()
+
+
+def _run(model: ModelProto, feeds: Feeds) -> list[Any]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(session.run(None, feeds))
 
 
 def test_outputs_stay_the_same(shop: Workshop) -> None:
@@ -56,6 +59,27 @@ def test_weights_that_two_layers_share_stay_as_they_are(shop: Workshop) -> None:
     smooth(smoothed, set(shop.layers), largest_inputs(model, shop.layers, draw(6), "attention_mask"))
     assert sum(node.op_type == "Mul" for node in smoothed.graph.node) > sum(node.op_type == "Mul" for node in model.graph.node)
     same(model, smoothed)
+
+
+@pytest.mark.parametrize(("output", "products"), [("y", 1), ("y, float[N,8] normed", 2)])
+def test_a_normalization_that_nothing_else_reads_takes_the_scales(output: str, products: int) -> None:
+    """One operator fewer; where its result goes elsewhere too, it has to stay what it is."""
+    model = parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["": 21]>
+        small (float[N,8] x) => (float[N,5] {output}) {{
+          normed = Mul (x, gain)
+          [product] y = MatMul (normed, weights)
+        }}"""
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in {"gain": (8,), "weights": (8, 5)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape, dtype=np.float32), name))
+    smoothed = onnx_io.copied(model)
+    smooth(smoothed, {"product"}, {"normed": np.geomspace(0.1, 9, 8, dtype=np.float32)})
+    assert sum(node.op_type == "Mul" for node in smoothed.graph.node) == products
+    feeds = {"x": rng.standard_normal((3, 8), dtype=np.float32)}
+    for one, two in zip(*(_run(each, feeds) for each in (model, smoothed)), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
 
 
 def test_columns_that_stand_out_are_brought_nearer(shop: Workshop) -> None:
