@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=256, help="keys that a window holds (default 256)")
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("-r", "--runtime", choices=list(DENSE), action="append", help="default: both")
     parser.add_argument(
         "--peers", nargs="*", help="only these forms besides ours; dense ones need much memory at great lengths"
     )
@@ -117,9 +118,9 @@ def main() -> None:
         print(json.dumps(_extra_memory(runtime, Path(model), _Case(case.name, case.heads, case.window, int(length)))))
         return
     flex = None if arguments.no_flex else _flex(case)
-    for runtime, peers in DENSE.items():
+    for runtime in arguments.runtime or DENSE:
         with tempfile.TemporaryDirectory() as folder:
-            chosen = peers if arguments.peers is None else arguments.peers
+            chosen = DENSE[runtime] if arguments.peers is None else arguments.peers
             _measure(_Folder(Path(folder)), runtime, case, [OURS[case.name], *chosen], flex, arguments)
 
 

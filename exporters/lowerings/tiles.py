@@ -26,7 +26,7 @@ from edgeattn.spec import AttentionSpec
 PARTS = 8
 """Heads are taken in as many equal parts at most, one after the other: memory is held for one of them, and what is held
 stays closer to the processor."""
-PIECES = ((1024, 1), (4096, 2), (None, 4))
+PIECES = ((1024, 1), (4096, 2), (None, 6))
 """(keys at most, pieces): in how many pieces the blocks of a part are taken. More of them keep what is held in a processor's
 last cache, and cost short sequences a start of every operator."""
 UNKNOWN = 2
