@@ -142,14 +142,15 @@ class Workshop:
         )
         return BundleSession([self.runtime.load(path, options)], self.bundle.manifest, [self.flavour])
 
-    def time(self, session: Session, full: Session) -> Timed:
-        """Time of a run, or of a token behind 128 others (fewer where the model takes fewer), beside full precision; interleaved."""
+    def times(self, sessions: Sequence[Session], full: Session) -> list[Timed]:
+        """Of each the time of a run, or of a token behind 128 others (fewer where the model takes fewer), over that at full precision;
+        all interleaved."""
         if is_decoder(self.bundle):
-            seconds = interleave([self._steps(each) for each in (session, full)], _TURNS, warmup=1, in_a_row=_TOKENS)
+            *seconds, whole = interleave([self._steps(each) for each in (*sessions, full)], _TURNS, warmup=1, in_a_row=_TOKENS)
         else:
             feeds = make_feeds(self.bundle, resolve_sizes(self.bundle, None))
-            seconds = interleave([partial(each.run, feeds) for each in (session, full)], _ROUNDS)
-        return Timed(**asdict(compare_timings(*seconds)), seconds=float(np.median(seconds[0])))
+            *seconds, whole = interleave([partial(each.run, feeds) for each in (*sessions, full)], _ROUNDS)
+        return [Timed(**asdict(compare_timings(each, whole)), seconds=float(np.median(each))) for each in seconds]
 
     def _steps(self, session: Session) -> Callable[[], object]:
         decoder = DecoderSession(session)

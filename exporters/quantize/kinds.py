@@ -17,8 +17,8 @@ class Kind:
     """One way to write a product or an embedding, or to keep a decoder's cache.
 
     `weights` is what is stored; `activations` what a product multiplies the weights with: int8 means that the runtime rounds its
-    inputs too. `calibrated`: it needs inputs as the model will see them. `cache`: what keys and values are kept in; a kind that
-    has it changes nothing else.
+    inputs too. `calibrated`: it needs inputs as the model will see them; `ranged`: and finds the ranges of each product's there.
+    `cache`: what keys and values are kept in; a kind that has it changes nothing else.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Kind:
     activations: Numbers
     summary: str
     calibrated: bool = False
+    ranged: bool = False
     cache: Numbers | None = None
 
 
@@ -57,16 +58,20 @@ HALF_MAX = 65504.0
 
 KINDS: tuple[Kind, ...] = (
     Kind("int4", ORT, "int4", "int8", "MatMulNBits: blocks of 32 weights, inputs rounded to int8 block by block"),
-    Kind("int8-static", ORT, "int8", "int8", "QDQ: a scale per column, inputs rounded with a scale found beforehand", True),
+    Kind(
+        "int8-static", ORT, "int8", "int8", "QDQ: a scale per column, inputs rounded with a scale found beforehand", True, True
+    ),
     Kind("int8-dynamic", ORT, "int8", "int8", "MatMulInteger: a scale per column, inputs rounded with one scale per run", True),
     Kind("int8", ORT, "int8", "int8", "MatMulNBits: blocks of 32 weights, inputs rounded to int8 block by block"),
     Kind("fp16", ORT, "fp16", "fp32", "weights stored in half the bytes, computed in fp32"),
     Kind("int4", OPENVINO, "int4", "int8", "groups of 64 weights, inputs rounded to int8 in groups"),
-    Kind("int8-static", OPENVINO, "int8", "int8", "inputs rounded with scales found beforehand", calibrated=True),
+    Kind("int8-static", OPENVINO, "int8", "int8", "inputs rounded with scales found beforehand", True, True),
     Kind("int8", OPENVINO, "int8", "int8", "a scale per column, inputs rounded to int8 in groups"),
     Kind("int8-weights", OPENVINO, "int8", "fp32", "a scale per column, computed in fp32"),
     Kind("fp16", OPENVINO, "fp16", "fp32", "weights stored in half the bytes, computed in fp32"),
-    Kind("kv-int8", ORT, "fp32", "fp32", "keys and values kept as int8, a scale for each channel of a head", True, "int8"),
+    Kind(
+        "kv-int8", ORT, "fp32", "fp32", "keys and values kept as int8, a scale for each channel of a head", True, cache="int8"
+    ),
     Kind("kv-int8", OPENVINO, "fp32", "fp32", "keys and values kept as uint8, a scale for each token of a head", cache="int8"),
     Kind("kv-fp16", OPENVINO, "fp32", "fp32", "keys and values kept in half the bytes", cache="fp16"),
 )

@@ -68,7 +68,8 @@ class Wish:
             labels = Counter(label(kinds_of(runtime.name, name)) for name in self.kinds)
             if twice := [name for name, count in labels.items() if count > 1]:
                 raise UsageError(f"{' and '.join(self.kinds)} are all {twice[0]} on {runtime.name}; ask for one of them")
-        if self.method is not None and AUTO not in self.kinds and not any("int8-static" in name for name in self.kinds):
+        named = [kind for name in self.kinds if name != AUTO for runtime, _ in targets for kind in kinds_of(runtime.name, name)]
+        if self.method is not None and AUTO not in self.kinds and not any(kind.ranged for kind in named):
             raise UsageError(
                 f"--calibration-method {self.method} is for ranges that are found beforehand, and {' and '.join(self.kinds)} has none; "
                 "leave it out, or ask for int8-static or auto"

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from edgeattn.machine import cpu_identity
 from edgeattn.manifest import FP32
 from edgeattn.runtimes.base import Session
 
-_FORMAT = 6
+_FORMAT = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +74,26 @@ class Trials:
         time = Timed(**known["time"]) if known["time"] else None
         return Trial(kinds, used, kv, known["scores"], known["size"], time)
 
+    def side_by_side(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The same with times of one run: each was timed when it was tried, which may have been in another process, and what lies
+        well in the memory of one may not in that of the next."""
+        self.say(f"timing {' and '.join(trial.name for trial in trials)} side by side")
+        with ExitStack() as stack:
+            sessions = []
+            for trial in trials:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(dir=self.workshop.folder))
+                path, _ = self.workshop.make(trial.kinds, Path(folder), "candidate")
+                sessions.append(stack.enter_context(self.workshop.load(path, trial.kinds)))
+            times = self.workshop.times(sessions, self._full)
+        return [replace(trial, time=time) for trial, time in zip(trials, times, strict=True)]
+
     def _measured(self, kinds: Kinds, timed: bool) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=self.workshop.folder) as folder:
             path, _ = self.workshop.make(kinds, Path(folder), "candidate")
             size = self._size(path, Path(folder))
             with self.workshop.load(path, kinds) as session:
                 scores = self._exam.score(session)
-                time = asdict(self.workshop.time(session, self._full)) if timed else None
+                time = asdict(*self.workshop.times([session], self._full)) if timed else None
         return {"scores": scores, "size": size, "time": time}
 
     def _size(self, path: Path, folder: Path) -> int:

@@ -60,7 +60,7 @@ class OnnxWriter(Writer):
         if smoothed := {layer for layer, kind in kinds.items() if kind.calibrated and layer != CACHE}:
             model = onnx_io.copied(model)
             smooth(model, smoothed, self._largest)
-        samples = self.samples() if any(kind.name == "int8-static" for kind in kinds.values()) else []
+        samples = self.samples() if any(kind.ranged for kind in kinds.values()) else []
         model = onnx_file.quantized(model, kinds, samples, self.method)
         if CACHE in kinds:
             onnx_cache.keep_in_int8(model, self._cache_peaks)

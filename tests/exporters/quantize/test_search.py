@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -193,6 +194,20 @@ def test_a_search_tries_every_kind(shop: Workshop, full: Session) -> None:
     found = search(trials, Budget(COSINE, 0.99), seconds=0.0)
     assert [trial.name for trial in found] == ["int4", "int8-static", "int8-dynamic", "int8", "fp16"]
     assert all(trial.time is not None for trial in found)
+
+
+def test_the_fastest_are_timed_again_side_by_side(shop: Workshop, full: Session, own_cache: Path) -> None:
+    """Whatever is remembered of them. No kind takes a thousandth of the time."""
+    exam, budget = vector_exam(shop, full, SEARCHED), Budget(COSINE, -1.0)
+    search(trials_of(shop, full, exam), budget, seconds=FAR)
+    (file,) = own_cache.rglob("*.json")
+    known = json.loads(file.read_text())
+    for place, trial in enumerate(known.values()):
+        trial["time"]["value"] = (place + 1) * 1e-4
+    file.write_text(json.dumps(known))
+    found = search(trials_of(shop, full, exam), budget, seconds=FAR)
+    assert [trial.name for trial in found] == ["int4", "int8-static", "int8-dynamic", "int8", "fp16"]
+    assert [trial.time is not None and trial.time.value > 1e-3 for trial in found] == [True, True, True, False, False]
 
 
 def test_what_fails_on_unseen_samples_is_not_chosen(shop: Workshop, full: Session) -> None:
