@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -113,10 +115,20 @@ def show(outcome: Outcome) -> None:
     click.echo(f"{outcome.target}: inputs are {outcome.origin}")
     speed = "tokens/s" if metric == "perplexity_rise" else "ms"
     click.echo(table(["", "precision", "time / fp32", speed, metric, "top1", "size"], rows, right=[speed, "size"]))
+    if outcome.sensitivity:
+        click.echo()
+        click.echo(table(["each layer alone", "SQNR", "least", "in"], [_alone(*each) for each in outcome.sensitivity.items()]))
+        click.echo()
     if outcome.chosen is not None:
         scores = ", ".join(f"{name} {value:.6g}" for name, value in outcome.scores.items())
         click.echo(f"chosen: {outcome.chosen.name}; on {outcome.samples} samples that nothing had seen: {scores}")
     click.echo()
+
+
+def _alone(kind: str, layers: Mapping[str, float]) -> list[str]:
+    """A kind, the middle of all layers' signal over noise, and the layer where it is least."""
+    least = min(layers, key=layers.__getitem__)
+    return [kind, f"{median(layers.values()):.1f} dB", f"{layers[least]:.1f} dB", least]
 
 
 def _row(trial: Trial, metric: str, chosen: bool, best: bool) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edgeattn.exporters.quantize.trials import Trial
@@ -12,7 +13,8 @@ from edgeattn.exporters.quantize.trials import Trial
 class Outcome:
     """A target: everything tried, what was chosen, its scores on inputs that nothing had seen, or why nothing was chosen.
 
-    `samples` are those inputs (tokens of a text), `origin` where they come from.
+    `samples` are those inputs (tokens of a text), `origin` where they come from. `sensitivity`: kind -> weights -> dB, as
+    `sensitivity.sensitivities`; of a search alone.
     """
 
     target: str
@@ -22,6 +24,7 @@ class Outcome:
     samples: int
     reason: str = ""
     origin: str = ""
+    sensitivity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def best(self) -> list[Trial]:
@@ -44,7 +47,7 @@ class Outcome:
             }
             for trial in self.trials
         ]
-        own = {name: getattr(self, name) for name in ("target", "scores", "samples", "reason", "origin")}
+        own = {name: getattr(self, name) for name in ("target", "scores", "samples", "reason", "origin", "sensitivity")}
         return {**own, "trials": rows}
 
 

@@ -19,6 +19,7 @@ from edgeattn.exporters.quantize.outcome import Outcome
 from edgeattn.exporters.quantize.ranges import Method
 from edgeattn.exporters.quantize.samples import Feeds, Samples, check_path, gather, is_decoder
 from edgeattn.exporters.quantize.search import search
+from edgeattn.exporters.quantize.sensitivity import sensitivities
 from edgeattn.exporters.quantize.trials import Memory, Trial, Trials, holding
 from edgeattn.loading import open_session
 from edgeattn.manifest import FP32, Flavour, Manifest, Quantized, Tried
@@ -139,15 +140,18 @@ def _outcome(workshop: Workshop, full: Session, samples: Samples, wish: Wish, na
     target = workshop.flavour.target
     exam = _exam(workshop.bundle, full, samples.search, wish)
     trials = Trials(workshop, full, exam, Memory(workshop, exam), lambda text: say(f"{target}: {text}"))
+    alone: dict[str, dict[str, float]] = {}
     if name == AUTO:
         assert wish.budget is not None
+        say(f"{target}: looking at each layer alone")
+        alone = sensitivities(workshop, kinds_for(workshop.runtime.name))
         found = search(trials, wish.budget, wish.seconds)
     else:
         found = [trials.run(workshop.kinds(name))]
     say(f"{target}: proving the result on inputs that nothing has seen")
     unseen = _exam(workshop.bundle, full, samples.unseen, wish)
     chosen, scores, reason = _chosen(workshop, found, unseen, wish)
-    return Outcome(target, tuple(found), chosen, scores, unseen.samples, reason, samples.origin), unseen
+    return Outcome(target, tuple(found), chosen, scores, unseen.samples, reason, samples.origin, alone), unseen
 
 
 def _exam(bundle: Bundle, full: Session, feeds: Sequence[Feeds], wish: Wish) -> Exam:

@@ -1,0 +1,62 @@
+"""Signal over noise of each layer alone: the formula, and that it is the layer's own error, on either runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from edgeattn.exporters.quantize import onnx_file
+from edgeattn.exporters.quantize.kinds import OPENVINO, ORT, kind, kinds_for
+from edgeattn.exporters.quantize.observing import observed
+from edgeattn.exporters.quantize.sensitivity import sensitivities, sqnr
+from tests.exporters.quantize.small_encoder import PRODUCTS, draw, workshop
+from tests.exporters.quantize.trying import windows
+
+RUNTIMES = (ORT, OPENVINO)
+
+
+def test_decibels() -> None:
+    """A hundredth of the amplitude is 40 dB below."""
+    truth = np.random.default_rng(0).standard_normal((50, 60)).astype(np.float32)
+    assert sqnr(truth, truth * np.float32(1.01)) == pytest.approx(40, abs=1e-3)
+    assert sqnr(truth, truth) == 200.0
+    assert sqnr(truth, np.full_like(truth, np.nan)) != sqnr(truth, truth)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_every_layer_of_every_kind(runtime: str, encoder: Path, tmp_path: Path) -> None:
+    """Eight bits lose 24 dB less than four, and sixteen next to nothing."""
+    found = sensitivities(workshop(encoder, runtime, tmp_path, draw(6)), kinds_for(runtime))
+    assert list(found) == [each.name for each in kinds_for(runtime)]
+    assert all(len(layers) == PRODUCTS for layers in found.values())
+    for layer, four in found["int4"].items():
+        assert 10 < four < found["int8"][layer] - 12
+        assert found["int8"][layer] < 60 < found["fp16"][layer]
+        assert 20 < found["int8-static"][layer] < 60
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_decoder(runtime: str, decoder: Path, tmp_path: Path) -> None:
+    shop = workshop(decoder, runtime, tmp_path, windows(4))
+    (layers,) = sensitivities(shop, [kind(runtime, "int8")]).values()
+    assert layers.keys() == {"model.lm_head.weight.T"}  # the others are small enough to stay as they are
+    assert all(20 < value < 60 for value in layers.values())
+
+
+def test_it_is_the_error_of_the_layer_alone(encoder: Path, tmp_path: Path) -> None:
+    """Weights in half precision are a formula of one line, and what the layer meets is what the whole model computes."""
+    samples = draw(3)
+    shop = workshop(encoder, ORT, tmp_path, samples)
+    model = onnx_file.read(shop.path)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    products = {
+        node.input[1]: node.input[0] for node in model.graph.node if node.name in shop.layers and node.op_type == "MatMul"
+    }
+    met = list(observed(model, sorted(set(products.values())), samples))
+    for layer, found in sensitivities(shop, [kind(ORT, "fp16")])["fp16"].items():
+        inputs = np.concatenate([arrays[products[layer]].reshape(-1, len(weights[layer])) for arrays in met])
+        half = weights[layer].astype(np.float16).astype(np.float32)
+        assert found == pytest.approx(sqnr(inputs @ weights[layer], inputs @ half), abs=0.1)
