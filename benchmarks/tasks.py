@@ -51,7 +51,7 @@ def spearman(embed: Embed, name: str) -> float:
 
 def polarity() -> tuple[list[str], Array]:
     """200 sentences of film reviews, and which are positive (Pang and Lee 2005)."""
-    rows = data("pang_lee_polarity.cor").read_text(encoding="utf-8").splitlines()
+    rows = data("pang_lee_polarity.cor").read_text(encoding="cp1252").splitlines()
     labels, texts = zip(*(row.split(" ", 1) for row in rows), strict=True)
     return list(texts), np.array(labels) == "__label__pos"
 

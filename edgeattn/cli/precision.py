@@ -128,7 +128,9 @@ def show(outcome: Outcome) -> None:
 def _alone(kind: str, layers: Mapping[str, float]) -> list[str]:
     """A kind, the middle of all layers' signal over noise, and the layer where it is least."""
     least = min(layers, key=layers.__getitem__)
-    return [kind, f"{median(layers.values()):.1f} dB", f"{layers[least]:.1f} dB", least]
+    first, *merged = least.split("+")
+    where = f"{first} and {len(merged)} merged with it" if merged else first
+    return [kind, f"{median(layers.values()):.1f} dB", f"{layers[least]:.1f} dB", where]
 
 
 def _row(trial: Trial, metric: str, chosen: bool, best: bool) -> list[str]:
