@@ -16,7 +16,7 @@ def interleave(
     sequence of short steps does not do in use.
 
     Raises:
-        ValueError: fewer than one round, or one call in a turn.
+        ValueError: fewer than one round, fewer than one call in a turn, or a negative warm-up.
     """
     if rounds < 1 or warmup < 0 or in_a_row < 1:
         raise ValueError(f"need at least 1 round of 1 call and no negative warm-up, got {rounds} of {in_a_row} and {warmup}")

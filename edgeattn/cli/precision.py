@@ -107,7 +107,7 @@ def wish_of(
 
 
 def show(outcome: Outcome) -> None:
-    """Everything that was tried, the fastest first, and what was chosen."""
+    """Everything that was tried, the fastest first, how sensitive layers are, and what was chosen."""
     metric = "perplexity_rise" if any("perplexity_rise" in trial.scores for trial in outcome.trials) else "cosine"
     timed = sorted((t for t in outcome.trials if t.time is not None), key=lambda t: t.time.value if t.time else 0.0)
     best = outcome.best

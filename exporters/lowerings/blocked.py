@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from edgeattn.exporters.graph import Builder
 from edgeattn.exporters.lowerings.base import Core, Lowering, Operands, beyond_softmax
-from edgeattn.exporters.lowerings.tiles import Near, Tiles, attend, blocks, constant, held, pieces, steps
+from edgeattn.exporters.lowerings.tiles import Near, Tiles, attend, blocks, constant, fewest, held, steps
 from edgeattn.patterns import Alignment
 from edgeattn.spec import AttentionSpec, Dilated, SlidingWindow
 
@@ -115,7 +115,7 @@ class BlockedWindow(Lowering):
     def scratch(self, spec: AttentionSpec, batch: int, queries: int, keys: int) -> int:
         reach, gap = _reach(spec)
         rows = -(-queries // (reach.size * gap)) * reach.size * gap
-        return held(spec, batch, rows, reach.size, reach.width, pieces(keys))
+        return held(spec, batch, rows, reach.size, reach.width, fewest(keys))
 
 
 def _reach(spec: AttentionSpec) -> tuple[Reach, int]:

@@ -17,7 +17,7 @@ from edgeattn.exporters.lowerings.blocked import Reach, refusal
 from edgeattn.exporters.lowerings.decomposed import Decomposed
 from edgeattn.exporters.lowerings.grouped import Grouped
 from edgeattn.exporters.lowerings.open_mask import DecomposedOpen, GroupedOpen
-from edgeattn.exporters.lowerings.tiles import Tiles, attend, blocks, constant, held, near, pieces, steps
+from edgeattn.exporters.lowerings.tiles import Tiles, attend, blocks, constant, fewest, held, near, steps
 from edgeattn.spec import AttentionSpec, Full, GlobalLocal
 
 _DENSE: tuple[Lowering, ...] = (GroupedOpen(), DecomposedOpen(), Grouped(), Decomposed())
@@ -60,7 +60,7 @@ class BlockedGlobal(Lowering):
         assert isinstance(pattern, GlobalLocal)
         reach = Reach.of(pattern.left, pattern.right)
         rows = -(-queries // reach.size) * reach.size
-        tiles = held(spec, batch, rows, reach.size, pattern.tokens + reach.width, pieces(keys))
+        tiles = held(spec, batch, rows, reach.size, pattern.tokens + reach.width, fewest(keys))
         if pattern.causal:
             return tiles
         form, full = _dense(Core(spec))

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from edgeattn.exporters.graph import Builder
 from edgeattn.exporters.lowerings.base import Core, Lowering, Operands
 from edgeattn.exporters.lowerings.blocked import BLOCK, refusal
-from edgeattn.exporters.lowerings.tiles import Tiles, attend, blocks, constant, held, near, pieces, steps
+from edgeattn.exporters.lowerings.tiles import Tiles, attend, blocks, constant, fewest, held, near, steps
 from edgeattn.spec import AttentionSpec, Fixed
 
 
@@ -49,7 +49,7 @@ class FixedBlocks(Lowering):
         assert isinstance(pattern, Fixed)
         size = _size(pattern)
         width = size + -(-queries // pattern.block) * pattern.columns
-        return held(spec, batch, -(-queries // size) * size, size, width, pieces(keys))
+        return held(spec, batch, -(-queries // size) * size, size, width, fewest(keys))
 
 
 def _size(pattern: Fixed) -> int:

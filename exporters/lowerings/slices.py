@@ -1,4 +1,4 @@
-"""Queries in a fixed number of slices whose bounds follow the length at run time."""
+"""Queries, or blocks of them, in a fixed number of slices whose bounds follow the length at run time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from edgeattn.exporters.graph import Builder
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The queries from `start` up to `end`, both 1-D int64 values; never none."""
+    """Those from `start` up to `end`, both 1-D int64 values; never none."""
 
     b: Builder
     start: ir.Value
     end: ir.Value
 
     def of(self, value: ir.Value, axis: int) -> ir.Value:
-        """These positions of an axis that runs over the queries."""
+        """These positions of an axis that runs over them."""
         return self.b.op("Slice", value, self.start, self.end, self.b.ints(axis))
 
 

@@ -28,7 +28,8 @@ PARTS = 8
 stays closer to the processor."""
 PIECES = ((1024, 1), (4096, 2), (None, 6))
 """(keys at most, pieces): in how many pieces the blocks of a part are taken. More of them keep what is held in a processor's
-last cache, and cost short sequences a start of every operator."""
+last cache; short sequences pay for them with a start of every operator, and where there are fewer blocks than pieces the last block
+is computed again for each that is missing."""
 UNKNOWN = 2
 """Pieces where the number of keys is not known."""
 TOGETHER = 2
@@ -61,9 +62,9 @@ class Tiles:
         bounds = b.ints(int(heads[0])), b.ints(int(heads[-1]) + 1), b.ints(0)
         return replace(self, columns=b.op("Slice", self.columns, *bounds))
 
-    def of_blocks(self, blocks: Rows) -> Tiles:
+    def of_blocks(self, some: Rows) -> Tiles:
         """Some of the blocks."""
-        return replace(self, rows=blocks.of(self.rows, 0), columns=blocks.of(self.columns, 1))
+        return replace(self, rows=some.of(self.rows, 0), columns=some.of(self.columns, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,11 @@ def pieces(keys: int) -> int:
     return next(count for most, count in PIECES if most is None or keys <= most)
 
 
+def fewest(keys: int) -> int:
+    """In how many pieces they are taken at least, whatever a model says of its lengths."""
+    return min(pieces(keys), UNKNOWN)
+
+
 def _parts(units: int) -> int:
     """In how many equal parts heads are taken."""
     return max(count for count in range(1, PARTS + 1) if units % count == 0)
@@ -194,7 +200,7 @@ def _attend_heads(b: Builder, spec: AttentionSpec, x: Operands, meeting: _Meetin
     sizes = spec.head_dim, spec.value_head_dim
     padded = (b.op("Pad", value, b.ints(0, 0, 0, 0, 0, 0, 1, 0)) if spec.sink else value for value in (x.k, x.v))
     k, v = (_rows_of(b, value, meeting.columns, keys, size) for value, size in zip(padded, sizes, strict=True))
-    q = b.op("Mul", q, b.number(spec.scale))  # there are fewer of them than scores
+    q = b.op("Mul", q, b.number(spec.scale))  # mostly there are fewer of them than scores
     scores = capped(b, spec, b.op("MatMul", q, b.transpose(k, 0, 1, 2, 4, 3)))
     scores = _split(b, scores, group, size)
     scores = shown.add(b, scores) if x.sink is None else _add_with_sink(b, shown, scores, x.sink, sharers, group)

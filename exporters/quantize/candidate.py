@@ -18,15 +18,15 @@ from edgeattn.decoding.session import DecoderSession
 from edgeattn.errors import UsageError
 from edgeattn.exporters.quantize.kinds import CACHE, Kind, Kinds, Layer, kinds_of
 from edgeattn.exporters.quantize.ranges import Method
-from edgeattn.exporters.quantize.samples import Feeds, is_decoder, window
+from edgeattn.exporters.quantize.samples import Feeds, is_decoder
 from edgeattn.exporters.quantize.writers import WRITERS, Writer
 from edgeattn.loading import BundleSession
-from edgeattn.manifest import FP32, SHARED, STATEFUL, Flavour
+from edgeattn.manifest import FP32, PAST, SHARED, STATEFUL, Flavour
 from edgeattn.runtimes.base import LoadOptions, Runtime, Session
 
 _ROUNDS = 30
 _TURNS, _TOKENS = 10, 12
-"""Of a decoder, and the tokens of a turn."""
+"""Of a decoder, and the tokens of a turn, fewer where the model takes few positions; one more turn warms up."""
 _BEHIND = 128
 
 
@@ -44,6 +44,15 @@ def cache_of(kinds: Kinds) -> str:
 def activations_of(kinds: Kinds) -> str:
     """What the runtime has to be told that products may round their inputs to."""
     return "int8" if any(kind.activations == "int8" for kind in kinds.values()) else FP32
+
+
+def steps_within(capacity: int | None) -> tuple[int, int]:
+    """Where timing begins and how many tokens a turn has, so that all turns fit into a model of at most `capacity` positions."""
+    turns = _TURNS + 1
+    if capacity is None or capacity >= _BEHIND + turns * _TOKENS:
+        return _BEHIND, _TOKENS
+    tokens = max(1, min(_TOKENS, (capacity - 1) // turns))
+    return max(1, capacity - turns * tokens), tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +152,18 @@ class Workshop:
         return BundleSession([self.runtime.load(path, options)], self.bundle.manifest, [self.flavour])
 
     def times(self, sessions: Sequence[Session], full: Session) -> list[Timed]:
-        """Of each the time of a run, or of a token behind 128 others (fewer where the model takes fewer), over that at full precision;
-        all interleaved."""
+        """Of each the time of a run, or of a token behind 128 to 260 others (fewer where the model takes fewer), over that at full
+        precision; all interleaved."""
         if is_decoder(self.bundle):
-            *seconds, whole = interleave([self._steps(each) for each in (*sessions, full)], _TURNS, warmup=1, in_a_row=_TOKENS)
+            behind, tokens = steps_within(self.bundle.manifest.limits.get(PAST))
+            steps = [self._steps(each, behind) for each in (*sessions, full)]
+            *seconds, whole = interleave(steps, _TURNS, warmup=1, in_a_row=tokens)
         else:
             feeds = make_feeds(self.bundle, resolve_sizes(self.bundle, None))
             *seconds, whole = interleave([partial(each.run, feeds) for each in (*sessions, full)], _ROUNDS)
         return [Timed(**asdict(compare_timings(each, whole)), seconds=float(np.median(each))) for each in seconds]
 
-    def _steps(self, session: Session) -> Callable[[], object]:
-        decoder = DecoderSession(session)
-        behind = min(_BEHIND, max(1, window(self.bundle) - (_TURNS + 1) * _TOKENS))
+    def _steps(self, session: Session, behind: int) -> Callable[[], object]:
+        decoder = DecoderSession(session, self.bundle.manifest.limits.get(PAST))
         decoder.prefill(np.ones((1, behind), dtype=np.int64), all_logits=False)
         return lambda: decoder.decode([1])

@@ -17,7 +17,7 @@ class Kind:
     """One way to write a product or an embedding, or to keep a decoder's cache.
 
     `weights` is what is stored; `activations` what a product multiplies the weights with: int8 means that the runtime rounds its
-    inputs too. `calibrated`: it needs inputs as the model will see them; `ranged`: and finds the ranges of each product's there.
+    inputs too. `calibrated`: it needs inputs as the model will see them; `ranged`: and finds the range of each product's input there.
     `cache`: what keys and values are kept in; a kind that has it changes nothing else.
     """
 

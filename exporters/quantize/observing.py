@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
@@ -14,6 +15,13 @@ from onnx import helper
 from edgeattn.exporters.quantize.onnx_io import write
 
 Feeds = Mapping[str, NDArray[Any]]
+
+
+def real_rows(array: NDArray[Any], mask: NDArray[Any] | None) -> NDArray[Any]:
+    """(..., I) -> (N, I), without padding where the leading axes are those of its mask."""
+    if mask is not None and array.shape[:-1] == mask.shape:
+        return np.asarray(array[np.asarray(mask) != 0])
+    return array.reshape(-1, array.shape[-1])
 
 
 def observed(model: onnx.ModelProto, names: Sequence[str], samples: Iterable[Feeds]) -> Iterator[dict[str, NDArray[Any]]]:

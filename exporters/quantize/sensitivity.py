@@ -1,8 +1,8 @@
 """How sensitive each layer is to a kind: its own signal over its own noise, with inputs in full precision.
 
-The products are taken out of the model and put side by side into a file of their own, which is quantized, loaded and run as the
-model itself would be. So the error is that of the runtime's own arithmetic, on what the layer meets in the model, and none of it comes
-from the layers before.
+The products are taken out of the model and put side by side into a file of their own, which is quantized, loaded and run. So the
+error is that of the runtime's own arithmetic, on what the layer meets in the model, and none of it comes from the layers before. One
+thing differs from the model: products that share an input there have scales of their own here, where a kind migrates them.
 """
 
 from __future__ import annotations
@@ -21,30 +21,33 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeattn.exporters.quantize import onnx_file, onnx_io
 from edgeattn.exporters.quantize.candidate import Workshop
 from edgeattn.exporters.quantize.kinds import Kind
-from edgeattn.exporters.quantize.observing import observed
-from edgeattn.exporters.quantize.writers import WRITERS
+from edgeattn.exporters.quantize.observing import Feeds, observed, real_rows
+from edgeattn.exporters.quantize.writers import WRITERS, Writer
 from edgeattn.loading import PORTABLE
 from edgeattn.manifest import Manifest, OutputInfo, TensorInfo
 from edgeattn.runtimes.base import LoadOptions
 
 Arrays = dict[str, NDArray[Any]]
 
-_ROWS = 256
-"""Positions that are looked at."""
-_EXACT_DB = 200.0
-"""Said where nothing at all is lost."""
+_SAMPLES, _ROWS = 32, 256
+"""Of the calibration, and positions of them, that are looked at; as many are for finding scales."""
+_MOST_DB = 200.0
+"""Said where nothing at all is lost, and below zero where everything is."""
 
 
 def sqnr(truth: NDArray[Any], got: NDArray[Any]) -> float:
-    """Signal over quantization noise in dB: 10 log10 of the mean square of `truth` over that of the error."""
+    """Signal over quantization noise in dB: 10 log10 of the mean square of `truth` over that of the error; between -200 and 200."""
     wide = truth.astype(np.float64)
     noise, signal = float(np.square(wide - got).sum()), float(np.square(wide).sum())
-    return 10 * float(np.log10(signal / noise)) if noise and signal else _EXACT_DB
+    if noise == 0:
+        return _MOST_DB
+    ratio = signal / noise if np.isfinite(noise) else 0.0
+    return float(np.clip(10 * np.log10(ratio), -_MOST_DB, _MOST_DB)) if ratio else -_MOST_DB
 
 
 def sensitivities(workshop: Workshop, kinds: Sequence[Kind]) -> dict[str, dict[str, float]]:
-    """Kind -> weights of a product -> `sqnr` of its output, while the first samples of the calibration are read. Embeddings have
-    no input to round. Empty where the bundle has no portable flavour, whose products are taken."""
+    """Kind -> weights of a product -> `sqnr` of its output, the least where several read them. Embeddings have no input to round.
+    Empty where the bundle has no portable flavour, whose products are taken, or the model no products with constant weights."""
     portable = workshop.bundle.manifest.flavour(PORTABLE)
     if portable is None:
         return {}
@@ -53,36 +56,46 @@ def sensitivities(workshop: Workshop, kinds: Sequence[Kind]) -> dict[str, dict[s
     products = {node.name: node for node in model.graph.node if node.name in known and node.op_type == "MatMul"}
     if not products:
         return {}
-    inputs = _inputs(model, list(products.values()), workshop)
-    found: dict[str, dict[str, float]] = {}
+    samples = workshop.calibrating()
+    scales, shown = (_inputs(model, products, workshop, part) for part in (samples[::2], samples[1::2] or samples))
     with TemporaryDirectory(dir=workshop.folder) as folder:
         path = Path(folder) / "apart.onnx"
         weights = _put_apart(model, products, path)
-        named = {f"in.{name}": inputs[node.input[0]] for name, node in products.items()}
-        truth = {name: named[f"in.{name}"] @ weights[node.input[1]] for name, node in products.items()}
-        manifest = _manifest_of(workshop.bundle.manifest, named, truth)
-        writer = WRITERS[workshop.runtime.name](path, manifest, lambda: [named], workshop.method)
+        truth = {name: shown[f"in.{name}"] @ weights[node.input[1]] for name, node in products.items()}
+        manifest = _manifest_of(workshop.bundle.manifest, shown, truth)
+        writer = WRITERS[workshop.runtime.name](path, manifest, lambda: [scales], workshop.method)
+        found: dict[str, dict[str, float]] = {}
         for kind in kinds:
-            small = Path(folder) / f"{kind.name}{writer.suffix}"
-            chosen = dict.fromkeys(writer.layers, kind)
-            writer.write(chosen, small, f"{kind.name}.bin")
-            options = LoadOptions(workshop.device, workshop.threads, spin=False, activations=kind.activations)
-            with workshop.runtime.load(small, options) as session:
-                got = session.run(named)
-            found[kind.name] = {known[name].weight: sqnr(truth[name], got[name]) for name in products}
+            got = _run(workshop, writer, kind, Path(folder), shown)
+            layers = found.setdefault(kind.name, {})
+            for name, output in got.items():
+                weight = known[name].weight
+                layers[weight] = min(sqnr(truth[name], output), layers.get(weight, _MOST_DB))
     return found
 
 
-def _inputs(model: onnx.ModelProto, products: Sequence[onnx.NodeProto], workshop: Workshop) -> Arrays:
-    """What goes into products, (N, I), while full precision reads some samples."""
-    asked = sorted({node.input[0] for node in products})
-    found: dict[str, list[NDArray[Any]]] = {name: [] for name in asked}
-    for arrays in observed(model, asked, workshop.calibrating()):
+def _run(workshop: Workshop, writer: Writer, kind: Kind, folder: Path, inputs: Arrays) -> Arrays:
+    """What the products give in `kind` on the target, by name."""
+    path = folder / f"{kind.name}{writer.suffix}"
+    writer.write(dict.fromkeys(writer.layers, kind), path, f"{kind.name}.bin")
+    options = LoadOptions(workshop.device, workshop.threads, spin=False, activations=kind.activations)
+    with workshop.runtime.load(path, options) as session:
+        return session.run(inputs)
+
+
+def _inputs(
+    model: onnx.ModelProto, products: Mapping[str, onnx.NodeProto], workshop: Workshop, samples: Sequence[Feeds]
+) -> Arrays:
+    """What goes into each product, (N, I), while full precision reads `samples`. Where one is read once for each of them, as by a
+    classifier, there are as many rows."""
+    asked = sorted({node.input[0] for node in products.values()})
+    found: dict[str, NDArray[Any]] = {}
+    padding = workshop.bundle.manifest.padding or ""
+    for feeds, arrays in zip(samples[:_SAMPLES], observed(model, asked, samples[:_SAMPLES]), strict=True):
         for name, array in arrays.items():
-            found[name].append(array.reshape(-1, array.shape[-1]))
-        if min(sum(map(len, parts)) for parts in found.values()) >= _ROWS:
-            break
-    return {name: np.concatenate(parts)[:_ROWS] for name, parts in found.items()}
+            rows = real_rows(array, feeds.get(padding))
+            found[name] = np.concatenate([found[name], rows])[:_ROWS] if name in found else rows[:_ROWS]
+    return {f"in.{name}": found[node.input[0]] for name, node in products.items()}
 
 
 def _put_apart(model: onnx.ModelProto, products: Mapping[str, onnx.NodeProto], path: Path) -> Arrays:
@@ -94,8 +107,8 @@ def _put_apart(model: onnx.ModelProto, products: Mapping[str, onnx.NodeProto], p
     for name, node in products.items():
         rows, columns = shapes[node.input[1]]
         nodes.append(helper.make_node("MatMul", [f"in.{name}", node.input[1]], [name], name))
-        inputs.append(helper.make_tensor_value_info(f"in.{name}", TensorProto.FLOAT, ["rows", rows]))
-        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", columns]))
+        inputs.append(helper.make_tensor_value_info(f"in.{name}", TensorProto.FLOAT, [f"rows.{name}", rows]))
+        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"rows.{name}", columns]))
     graph = helper.make_graph(nodes, "products", inputs, outputs, tensors)
     apart = helper.make_model(graph, ir_version=model.ir_version, opset_imports=model.opset_import)
     onnx_io.write(apart, path, f"{path.stem}.bin")
@@ -104,9 +117,6 @@ def _put_apart(model: onnx.ModelProto, products: Mapping[str, onnx.NodeProto], p
 
 def _manifest_of(manifest: Manifest, inputs: Arrays, outputs: Arrays) -> Manifest:
     """As if the products were a model."""
-    return replace(
-        manifest,
-        inputs=tuple(TensorInfo(name, "float32", ("rows", array.shape[1])) for name, array in inputs.items()),
-        outputs=tuple(OutputInfo(name, "float32", ("rows", array.shape[1])) for name, array in outputs.items()),
-        padding=None,
-    )
+    takes = tuple(TensorInfo(f"in.{name}", "float32", (f"rows.{name}", inputs[f"in.{name}"].shape[1])) for name in outputs)
+    gives = tuple(OutputInfo(name, "float32", (f"rows.{name}", array.shape[1])) for name, array in outputs.items())
+    return replace(manifest, inputs=takes, outputs=gives, padding=None)

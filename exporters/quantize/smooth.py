@@ -1,7 +1,7 @@
 """Scale migration: the large columns of a product's input are made smaller, and the rows of its weights larger by as much.
 
-SmoothQuant (Xiao et al. 2023, https://arxiv.org/abs/2211.10438). Where the input is a normalization that nothing else reads, its
-weights are divided; elsewhere the division is a product of its own.
+SmoothQuant (Xiao et al. 2023, https://arxiv.org/abs/2211.10438). Where the input is a product with a constant vector
+that nothing else reads, as a root-mean-square normalization is, that vector is divided; elsewhere the division is a product of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgeattn.exporters.quantize.observing import Feeds, observed
+from edgeattn.exporters.quantize.observing import Feeds, observed, real_rows
 
 Array = NDArray[np.float32]
 
@@ -30,7 +30,7 @@ def largest_inputs(model: onnx.ModelProto, nodes: Collection[str], samples: Iter
     found: dict[str, Array] = {}
     for feeds, arrays in zip(samples, observed(model, asked, samples), strict=True):
         for name, array in arrays.items():
-            peak = np.abs(_real(array, feeds.get(padding))).max(axis=0)
+            peak = np.abs(real_rows(array, feeds.get(padding))).max(axis=0)
             found[name] = np.maximum(found[name], peak) if name in found else peak
     return found
 
@@ -81,10 +81,3 @@ def _scales(inputs: Array, weights: Array) -> Array:
     """(I,), of geometric mean 1: only their ratios matter."""
     scales = np.maximum(inputs, _LEAST) ** STRENGTH / np.maximum(weights, _LEAST) ** (1 - STRENGTH)
     return np.asarray(scales / np.exp(np.log(scales).mean()), dtype=np.float32)
-
-
-def _real(array: Array, mask: NDArray[np.generic] | None) -> Array:
-    """(..., I) -> (N, I), without padding where the leading axes are those of its mask."""
-    if mask is not None and array.shape[:-1] == mask.shape:
-        return np.asarray(array[np.asarray(mask) != 0])
-    return np.asarray(array.reshape(-1, array.shape[-1]))

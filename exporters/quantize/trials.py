@@ -25,7 +25,7 @@ _FORMAT = 7
 @dataclass(frozen=True, slots=True)
 class Trial:
     """A candidate as it was found: what its layers and its cache are in, `size` in bytes, `time` over full precision (None where
-    only its scores were asked)."""
+    only its scores were asked), and whether that is from `Trials.side_by_side`."""
 
     kinds: Kinds
     used: dict[str, int]
@@ -33,6 +33,7 @@ class Trial:
     scores: dict[str, float]
     size: int
     time: Timed | None
+    compared: bool = False
 
     @property
     def name(self) -> str:
@@ -85,7 +86,7 @@ class Trials:
                 path, _ = self.workshop.make(trial.kinds, Path(folder), "candidate")
                 sessions.append(stack.enter_context(self.workshop.load(path, trial.kinds)))
             times = self.workshop.times(sessions, self._full)
-        return [replace(trial, time=time) for trial, time in zip(trials, times, strict=True)]
+        return [replace(trial, time=time, compared=True) for trial, time in zip(trials, times, strict=True)]
 
     def _measured(self, kinds: Kinds, timed: bool) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=self.workshop.folder) as folder:
@@ -149,9 +150,9 @@ class Memory:
 
 def holding(trials: list[Trial], budget: Budget) -> list[Trial]:
     """Those that keep the budget, the fastest first; of those within a hundredth, which timing does not tell apart, the one that
-    was tried first."""
+    was tried first. What was compared side by side comes before what was timed by itself."""
     kept = [trial for trial in trials if budget.holds(trial.scores) and trial.time is not None]
-    return sorted(kept, key=lambda trial: round(trial.time.value, 2) if trial.time else 0.0)
+    return sorted(kept, key=lambda trial: (not trial.compared, round(trial.time.value, 2) if trial.time else 0.0))
 
 
 def _cache() -> Path:

@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import numpy_helper
 
+import edgeattn
 from edgeattn.exporters.quantize import onnx_file
 from edgeattn.exporters.quantize.kinds import OPENVINO, ORT, kind, kinds_for
 from edgeattn.exporters.quantize.observing import observed
 from edgeattn.exporters.quantize.sensitivity import sensitivities, sqnr
+from edgeattn.loading import PORTABLE
 from tests.exporters.quantize.small_encoder import PRODUCTS, draw, workshop
 from tests.exporters.quantize.trying import windows
 
 RUNTIMES = (ORT, OPENVINO)
+POOLED = """
+import torch
+from torch import nn
+
+
+class Pooled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.before, self.after, self.head = nn.Linear(64, 128), nn.Linear(128, 64), nn.Linear(64, 80)
+
+    def forward(self, x):
+        x = self.after(torch.relu(self.before(x)))
+        x = nn.functional.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])[:, 0]
+        return self.head(x[:, :1])
+
+
+def make():
+    torch.manual_seed(0)
+    return Pooled(), {"x": torch.randn(2, 9, 64)}, {"x": {0: "batch", 1: torch.export.Dim("length", max=256)}}
+"""
 
 
 def test_decibels() -> None:
     """A hundredth of the amplitude is 40 dB below."""
     truth = np.random.default_rng(0).standard_normal((50, 60)).astype(np.float32)
     assert sqnr(truth, truth * np.float32(1.01)) == pytest.approx(40, abs=1e-3)
-    assert sqnr(truth, truth) == 200.0
-    assert sqnr(truth, np.full_like(truth, np.nan)) != sqnr(truth, truth)
+    assert sqnr(truth, truth) == sqnr(0 * truth, 0 * truth) == 200.0
+    for lost in (np.full_like(truth, np.nan), np.full_like(truth, np.inf)):
+        assert sqnr(truth, lost) == -200.0
+    assert sqnr(0 * truth, truth) == -200.0
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -49,7 +74,9 @@ def test_a_decoder(runtime: str, decoder: Path, tmp_path: Path) -> None:
 def test_it_is_the_error_of_the_layer_alone(encoder: Path, tmp_path: Path) -> None:
     """Weights in half precision are a formula of one line, and what the layer meets is what the whole model computes."""
     samples = draw(3)
-    shop = workshop(encoder, ORT, tmp_path, samples)
+    shop = workshop(
+        encoder, ORT, tmp_path, [draw(1, seed=5)[0], samples[0], draw(1, seed=6)[0], samples[1], samples[2], samples[2]]
+    )
     model = onnx_file.read(shop.path)
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     products = {
@@ -60,3 +87,27 @@ def test_it_is_the_error_of_the_layer_alone(encoder: Path, tmp_path: Path) -> No
         inputs = np.concatenate([arrays[products[layer]].reshape(-1, len(weights[layer])) for arrays in met])
         half = weights[layer].astype(np.float16).astype(np.float32)
         assert found == pytest.approx(sqnr(inputs @ weights[layer], inputs @ half), abs=0.1)
+
+
+def test_a_product_that_reads_one_position_of_each_sample(tmp_path: Path) -> None:
+    """A classifier's input has as many rows as there are samples, those of the layers before it have more."""
+    source = tmp_path / "pooled.py"
+    source.write_text(POOLED)
+    output = tmp_path / "pooled"
+    edgeattn.export(f"{source}:make", output=output, runtimes=["onnxruntime:cpu"])
+    rng = np.random.default_rng(0)
+    samples = [{"x": rng.standard_normal((1, length, 64), dtype=np.float32)} for length in (90, 100, 110, 120, 130, 140)]
+    (layers,) = sensitivities(workshop(output, ORT, tmp_path, samples), [kind(ORT, "int8")]).values()
+    assert len(layers) == 3
+    assert all(20 < value < 60 for value in layers.values())
+
+
+@pytest.mark.parametrize("missing", ["flavour", "products"])
+def test_nothing_to_look_at(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    shop = workshop(encoder, ORT, tmp_path, draw(2))
+    if missing == "flavour":
+        kept = tuple(flavour for flavour in shop.bundle.manifest.flavours if flavour.target != PORTABLE)
+        shop = replace(shop, bundle=replace(shop.bundle, manifest=replace(shop.bundle.manifest, flavours=kept)))
+    else:
+        monkeypatch.setattr(onnx_file, "layers", lambda model: {})
+    assert sensitivities(shop, kinds_for(ORT)) == {}
