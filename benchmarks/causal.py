@@ -1,4 +1,5 @@
-"""Causal attention alone: ours in slices against every bare form of each runtime, in the same rounds.
+"""Causal attention alone: ours in slices against every bare form of each runtime, in the same rounds. Those in which the cores shared
+a cache and those in which they did not have a table each.
 
 python benchmarks/causal.py --length 1024
 """
@@ -7,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from cores import Cores, by_distance
 
 from edgeattn.benchmarking.interleave import interleave
 from edgeattn.benchmarking.stats import compare_timings, summarize
@@ -33,7 +36,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=9, help="query heads (default 9)")
     parser.add_argument("--kv-heads", type=int, default=3, help="key and value heads (default 3)")
     parser.add_argument("-r", "--runtime", action="append", help="default: onnxruntime and openvino")
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     core = Core(SoftmaxAttention(arguments.heads, arguments.kv_heads, 64, pattern=Causal()), square=True)
@@ -51,18 +54,27 @@ def main() -> None:
 def measure(name: str, core: Core, feeds: dict[str, np.ndarray], repeats: int, threads: int) -> None:
     """Time every form that accepts `core` and is proven, and print its ratio to the first, `sliced-23`."""
     runtime = registry.get(name)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Cores() as cores:
         prover = Prover(Path(folder))
         forms = [form for form in (*OURS, *BARE) if get(form).accepts(core) is None]
         forms = [form for form in forms if prover.prove(get(form), core, runtime, "cpu").passed]
         options = LoadOptions(threads=threads, spin=False)
         sessions = [runtime.load(prover.model(get(form), core), options) for form in forms]
-        timings = interleave([lambda s=s: s.run(feeds) for s in sessions], repeats, warmup=2)  # type: ignore[misc]
-    for form, seconds in zip(forms, timings, strict=True):
-        ratio, kind = compare_timings(seconds, timings[0]), "bare" if form in BARE else "ours"
+        runs = [partial(session.run, feeds) for session in sessions]
+        timings = dict(zip(forms, interleave(runs, repeats, warmup=2, between=cores.look), strict=True))
+    for title, rounds in by_distance({name: cores.rounds()}).items():
+        print(f" {title}, {len(rounds[name])} rounds")
+        show({form: [seconds[i] for i in rounds[name]] for form, seconds in timings.items()})
+
+
+def show(timings: dict[str, list[float]]) -> None:
+    """A line for each form."""
+    first = next(iter(timings))
+    for form, seconds in timings.items():
+        ratio, kind = compare_timings(seconds, timings[first]), "bare" if form in BARE else "ours"
         print(
             f"  {form:14} {kind} {summarize(seconds).median_ms:9.2f} ms  "
-            f"{ratio.value:5.2f}x of {forms[0]} [{ratio.low:.2f}, {ratio.high:.2f}]"
+            f"{ratio.value:5.2f}x of {first} [{ratio.low:.2f}, {ratio.high:.2f}]"
         )
 
 

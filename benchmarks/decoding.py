@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from alone import alone
+from cores import Cores, by_distance
 from decoder_files import peer_folders, source_file
 from decoders import Decoder, GenAI, Ints, LlamaCpp, OptimumIntel, OptimumOnnx, Ours, TorchEager
 from decoding_table import show
@@ -28,6 +29,9 @@ from edgeattn.benchmarking.stats import compare_timings, summarize
 from edgeattn.bundle import open_bundle
 from edgeattn.manifest import FP32
 from edgeattn.parity import compare_arrays
+
+Times = dict[str, dict[str, list[float]]]
+"""Seconds in each round, by case and candidate."""
 
 PEERS: dict[str, Callable[[Path, int], Decoder]] = {
     "torch eager": TorchEager,
@@ -53,7 +57,7 @@ def main() -> None:
     if arguments.alone:
         print(json.dumps(memory(makers[arguments.alone], arguments)))
         return
-    rows, seconds = measured(makers, arguments)
+    rows, seconds, trips = measured(makers, arguments)
     for row in rows:
         if row["candidate"] in makers and not row["wrong"]:
             row["memory"] = alone(row["candidate"])
@@ -63,6 +67,7 @@ def main() -> None:
         "settings": {key: str(value) for key, value in vars(arguments).items()},
         "rows": rows,
         "ratios": ratios(seconds),
+        "by_distance": {title: _apart(seconds, rounds) for title, rounds in by_distance(trips).items()},
     }
     show(report)
     if arguments.json:
@@ -71,31 +76,52 @@ def main() -> None:
 
 def measured(
     makers: Mapping[str, Callable[[], Decoder]], arguments: argparse.Namespace
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, list[float]]]]:
-    """A row for each candidate, and the seconds by what was timed. All of it twice, the candidates loaded in one order and in
-    the other: what is loaded first may lie badly in memory and then decode some percent slower."""
+) -> tuple[list[dict[str, Any]], Times, dict[str, list[float]]]:
+    """A row for each candidate, the seconds by what was timed, and what a byte took between the cores in each of its rounds. All of
+    it twice, the candidates loaded in one order and in the other: what is loaded first may lie badly in memory and then decode some
+    percent slower."""
     from products import products_run  # its imports are large, and not to be in the memory of one candidate
 
-    seconds: dict[str, dict[str, list[float]]] = {}
+    seconds: Times = {}
+    trips: dict[str, list[float]] = {}
     rows: list[dict[str, Any]] = []
     for names in (list(makers), list(reversed(makers))):
         decoders = {name: makers[name]() for name in names}
         limits = {LIMIT + name: products_run(arguments.bundle, name, arguments.threads) for name in arguments.runtime}
         wrong = failed(decoders, arguments.vocabulary)
         right = {name: decoder for name, decoder in decoders.items() if name not in wrong}
-        _add(seconds, f"prompt of {arguments.prompt}", prompts(right, arguments))
-        for past in arguments.past:
-            _add(seconds, f"behind {past}", steps(right, past, arguments, limits))
+        with Cores() as cores:
+            for case, timed in _cases(right, limits, arguments, cores):
+                for name, times in timed.items():
+                    seconds.setdefault(case, {}).setdefault(name, []).extend(times)
+                trips.setdefault(case, []).extend(cores.rounds())
         rows = rows or [_row(name, decoders.get(name), wrong.get(name, "")) for name in (*decoders, *limits)]
     for row in rows:
-        timed = {case: times[row["candidate"]] for case, times in seconds.items() if row["candidate"] in times}
-        row["cases"] = {case: asdict(summarize(times)) for case, times in timed.items()}
-    return rows, seconds
+        row["cases"] = _summaries(seconds, row["candidate"])
+    return rows, seconds, trips
 
 
-def _add(seconds: dict[str, dict[str, list[float]]], what: str, times: Mapping[str, list[float]]) -> None:
-    for name, values in times.items():
-        seconds.setdefault(what, {}).setdefault(name, []).extend(values)
+def _cases(
+    decoders: Mapping[str, Decoder], limits: Mapping[str, Callable[[], object]], arguments: argparse.Namespace, cores: Cores
+) -> Iterator[tuple[str, dict[str, list[float]]]]:
+    yield f"prompt of {arguments.prompt}", prompts(decoders, arguments, cores)
+    for past in arguments.past:
+        yield f"behind {past}", steps(decoders, past, arguments, limits, cores)
+
+
+def _summaries(seconds: Times, candidate: str) -> dict[str, Any]:
+    return {case: asdict(summarize(times[candidate])) for case, times in seconds.items() if candidate in times}
+
+
+def _apart(seconds: Times, rounds: Mapping[str, list[int]]) -> dict[str, Any]:
+    """What some of the rounds of each case say alone."""
+    some = {case: {name: [times[i] for i in rounds[case]] for name, times in seconds[case].items()} for case in rounds}
+    names = dict.fromkeys(name for times in some.values() for name in times)
+    return {
+        "rounds": {case: len(places) for case, places in rounds.items()},
+        "rows": [{"candidate": name, "cases": _summaries(some, name)} for name in names],
+        "ratios": ratios(some),
+    }
 
 
 def failed(decoders: Mapping[str, Decoder], vocabulary: int) -> dict[str, str]:
@@ -116,7 +142,7 @@ def failed(decoders: Mapping[str, Decoder], vocabulary: int) -> dict[str, str]:
     }
 
 
-def prompts(decoders: Mapping[str, Decoder], arguments: argparse.Namespace) -> dict[str, list[float]]:
+def prompts(decoders: Mapping[str, Decoder], arguments: argparse.Namespace, cores: Cores) -> dict[str, list[float]]:
     """Seconds to the first token, its choice included, of a sequence that begins."""
     tokens = _random(arguments.prompt, arguments.vocabulary)
 
@@ -124,18 +150,23 @@ def prompts(decoders: Mapping[str, Decoder], arguments: argparse.Namespace) -> d
         decoder.reset(len(tokens) + 1)
         return int(decoder.read(tokens).argmax())
 
-    times = interleave([partial(first, decoder) for decoder in decoders.values()], arguments.repeats, warmup=1)
+    runs = [partial(first, decoder) for decoder in decoders.values()]
+    times = interleave(runs, arguments.repeats, warmup=1, between=cores.look)
     return dict(zip(decoders, times, strict=True))
 
 
 def steps(
-    decoders: Mapping[str, Decoder], past: int, arguments: argparse.Namespace, limits: Mapping[str, Callable[[], object]]
+    decoders: Mapping[str, Decoder],
+    past: int,
+    arguments: argparse.Namespace,
+    limits: Mapping[str, Callable[[], object]],
+    cores: Cores,
 ) -> dict[str, list[float]]:
     """Seconds of one token, its choice included, behind `past` others; and of the bare products."""
     for decoder in decoders.values():
         fill(decoder, _random(past, arguments.vocabulary), (1 + arguments.turns) * TURN)
     candidates = [*map(Greedy, decoders.values()), *limits.values()]
-    times = interleave(candidates, arguments.turns, warmup=1, in_a_row=TURN)
+    times = interleave(candidates, arguments.turns, warmup=1, in_a_row=TURN, between=cores.look)
     return dict(zip((*decoders, *limits), times, strict=True))
 
 
@@ -169,12 +200,12 @@ def memory(maker: Callable[[], Decoder], arguments: argparse.Namespace) -> dict[
     return found
 
 
-def ratios(seconds: Mapping[str, Mapping[str, list[float]]]) -> list[dict[str, Any]]:
-    """Our time over each other's, for every case that both are in."""
+def ratios(seconds: Times) -> list[dict[str, Any]]:
+    """Our time over each other's, and in smaller numbers over our own in full, for every case that both are in."""
     found = []
     for case, times in seconds.items():
         for ours in (name for name in times if name.startswith(OURS)):
-            for peer in (name for name in times if not name.startswith(OURS)):
+            for peer in (name for name in times if not name.startswith(OURS) or ours.startswith(f"{name} ")):
                 ratio = asdict(compare_timings(times[ours], times[peer]))
                 found.append({"case": case, "ours": ours, "peer": peer, **ratio})
     return found

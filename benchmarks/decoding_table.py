@@ -7,25 +7,43 @@ from typing import Any
 
 
 def show(report: dict[str, Any]) -> None:
-    """One row for each candidate, then ours over each other one."""
+    """One row for each candidate, then ours over each other one; the same again for near and far cores where there were both."""
     cases = list(dict.fromkeys(case for row in report["rows"] for case in row["cases"]))
     _print([_heads(cases), *(_cells(row, cases) for row in report["rows"])])
     print(
         "\nms: from the prompt to the first token. tok/s: behind so many tokens. Peak MB, each in a process of its own: after"
     )
     print("a prompt and 16 tokens, and behind the longest past. B/token: what the cache takes for a position.\n")
-    ratios = {(ratio["ours"], ratio["peer"], ratio["case"]): ratio for ratio in report["ratios"]}
+    _show_ratios(report["ratios"], cases)
+    for title, part in report["by_distance"].items():
+        if len(report["by_distance"]) > 1:
+            counts = ", ".join(f"{count} {case}" for case, count in part["rounds"].items())
+            print(f"Rounds with {title} ({counts}):\n")
+            _print([["candidate", *_units(cases)], *([row["candidate"], *_times(row, cases)] for row in part["rows"])])
+            print()
+            _show_ratios(part["ratios"], cases)
+    print("In brackets: what holds the ratio 95 times in 100; below 1, ours is faster, and ~ stands where 1 is in it.")
+
+
+def _show_ratios(found: Sequence[dict[str, Any]], cases: Sequence[str]) -> None:
+    ratios = {(ratio["ours"], ratio["peer"], ratio["case"]): ratio for ratio in found}
     for ours in dict.fromkeys(key[0] for key in ratios):
         peers = dict.fromkeys(key[1] for key in ratios if key[0] == ours)
         rows = [[peer, *(_ratio(ratios.get((ours, peer, case))) for case in cases)] for peer in peers]
         _print([[f"time of {ours} / it", *cases], *rows])
         print()
-    print("In brackets: what holds the ratio 95 times in 100; below 1, ours is faster, and ~ stands where 1 is in it.")
+
+
+def _units(cases: Sequence[str]) -> list[str]:
+    return [f"{case}, {'ms' if case.startswith('prompt') else 'tok/s'}" for case in cases]
+
+
+def _times(row: dict[str, Any], cases: Sequence[str]) -> list[str]:
+    return [_time(case, row["cases"].get(case)) for case in cases]
 
 
 def _heads(cases: Sequence[str]) -> list[str]:
-    units = [f"{case}, {'ms' if case.startswith('prompt') else 'tok/s'}" for case in cases]
-    return ["candidate", *units, "peak MB", "longest", "B/token", "what"]
+    return ["candidate", *_units(cases), "peak MB", "longest", "B/token", "what"]
 
 
 def _cells(row: dict[str, Any], cases: Sequence[str]) -> list[str]:
@@ -33,8 +51,7 @@ def _cells(row: dict[str, Any], cases: Sequence[str]) -> list[str]:
         return [row["candidate"], f"not timed: {row['wrong']}"]
     memory = row.get("memory", {})
     peaks = [f"{memory[name]:.0f}" if memory.get(name) else "-" for name in ("prompt_mb", "longest_mb")]
-    times = [_time(case, row["cases"].get(case)) for case in cases]
-    return [row["candidate"], *times, *peaks, str(row.get("cache_bytes_per_token", "-")), row["about"]]
+    return [row["candidate"], *_times(row, cases), *peaks, str(row.get("cache_bytes_per_token", "-")), row["about"]]
 
 
 def _time(case: str, summary: dict[str, Any] | None) -> str:

@@ -21,8 +21,6 @@ DENSE = {"onnxruntime": 0.6, "openvino": 1 / 3}
 FEW = 512
 """Keys up to which causal attention in slices gains nothing over one operator that skips hidden keys, and up to which
 grouped heads in rows gain nothing on OpenVINO under a mask."""
-SOME = 1024
-"""Keys up to which slices in standard operators take less time than an Attention operator for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +71,6 @@ def _surely_long_causal(core: Core) -> bool:
     return _causal(core) and core.max_keys is not None and core.max_keys > FEW
 
 
-def _surely_short_causal(core: Core) -> bool:
-    return _surely_long_causal(core) and core.max_keys is not None and core.max_keys <= SOME
-
-
 def _masked_groups(core: Core) -> bool:
     return _grouped(core) and not _open(core) and (core.max_keys is None or core.max_keys >= FEW)
 
@@ -110,15 +104,9 @@ DEFAULTS = (
     ),
     Default(
         "onnxruntime",
-        _surely_short_causal,
-        ("sliced", "sliced-23", "contrib-gqa", "grouped", "attention-23"),
-        "skips hidden keys in products and softmax: fastest measured from 512 to 1024 keys, 1/16 of the scores held",
-    ),
-    Default(
-        "onnxruntime",
         _surely_long_causal,
         ("sliced-23", "contrib-gqa", "grouped", "attention-23"),
-        "skips hidden keys in products and softmax: fastest measured beyond 1024 keys, 1/16 of the scores held",
+        "skips hidden keys in products and softmax: fastest measured beyond 512 keys, 1/16 of the scores held",
     ),
     Default(
         "onnxruntime",

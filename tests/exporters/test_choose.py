@@ -9,7 +9,7 @@ import pytest
 from edgeattn.errors import LoweringError, UsageError
 from edgeattn.exporters.choose import choose
 from edgeattn.exporters.lowerings.base import Core
-from edgeattn.exporters.lowerings.defaults import DEFAULTS, FALL_BACK, LONG, SOME, candidates
+from edgeattn.exporters.lowerings.defaults import DEFAULTS, FALL_BACK, FEW, LONG, candidates
 from edgeattn.exporters.lowerings.registry import LOWERINGS
 from edgeattn.exporters.probing import Prover
 from edgeattn.runtimes import registry
@@ -17,13 +17,12 @@ from edgeattn.spec import Causal, SoftmaxAttention
 
 FULL = Core(SoftmaxAttention(2, 2, 8), square=True, max_keys=512)
 PADDED = Core(SoftmaxAttention(2, 2, 8, mask="key_padding"), square=True, max_keys=512)
-CAUSAL = Core(SoftmaxAttention(2, 2, 8, pattern=Causal()), square=True, max_keys=512)
+CAUSAL = Core(SoftmaxAttention(2, 2, 8, pattern=Causal()), square=True, max_keys=FEW)
 GROUPED = Core(SoftmaxAttention(6, 2, 8, mask="key_padding"), square=True, max_keys=512)
 CAPPED = Core(SoftmaxAttention(2, 2, 8, softcap=5.0), square=True, max_keys=8192)
 LONG_PADDED = Core(SoftmaxAttention(2, 2, 8, mask="key_padding"), square=True, max_keys=LONG + 1)
 LONG_FULL = Core(SoftmaxAttention(2, 2, 8), square=True, max_keys=LONG + 1)
-SHORT_CAUSAL = Core(SoftmaxAttention(2, 2, 8, pattern=Causal()), square=True, max_keys=SOME)
-LONG_CAUSAL = Core(SoftmaxAttention(2, 2, 8, pattern=Causal()), square=True, max_keys=SOME + 1)
+LONG_CAUSAL = Core(SoftmaxAttention(2, 2, 8, pattern=Causal()), square=True, max_keys=FEW + 1)
 SHORT_GROUPED = Core(SoftmaxAttention(6, 2, 8, mask="key_padding"), square=True, max_keys=128)
 UNBOUNDED = Core(SoftmaxAttention(2, 2, 8), square=True, max_keys=None)
 
@@ -48,7 +47,6 @@ def _choose(core: Core, runtime: str, prover: Prover, forced: str | None = None)
         (UNBOUNDED, "contrib-mha"),
         (LONG_PADDED, "blockwise"),
         (CAUSAL, "contrib-gqa"),
-        (SHORT_CAUSAL, "sliced"),
         (LONG_CAUSAL, "sliced-23"),
         (CAPPED, "attention-23"),
     ],
