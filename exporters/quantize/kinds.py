@@ -18,7 +18,8 @@ class Kind:
 
     `weights` is what is stored; `activations` what a product multiplies the weights with: int8 means that the runtime rounds its
     inputs too. `calibrated`: it needs inputs as the model will see them; `ranged`: and finds the range of each product's input there.
-    `cache`: what keys and values are kept in; a kind that has it changes nothing else.
+    `block`: so many weights of a column share a scale, on ONNX Runtime's blockwise products. `cache`: what keys and values are kept
+    in; a kind that has it changes nothing else.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Kind:
     summary: str
     calibrated: bool = False
     ranged: bool = False
+    block: int | None = None
     cache: Numbers | None = None
 
 
@@ -57,12 +59,15 @@ HALF_MAX = 65504.0
 """Largest number of float16; a weight beyond it stays as it is."""
 
 KINDS: tuple[Kind, ...] = (
-    Kind("int4", ORT, "int4", "int8", "MatMulNBits: blocks of 32 weights, inputs rounded to int8 block by block"),
+    Kind("int4", ORT, "int4", "int8", "MatMulNBits: blocks of 32 weights, inputs rounded to int8 block by block", block=32),
     Kind(
         "int8-static", ORT, "int8", "int8", "QDQ: a scale per column, inputs rounded with a scale found beforehand", True, True
     ),
     Kind("int8-dynamic", ORT, "int8", "int8", "MatMulInteger: a scale per column, inputs rounded with one scale per run", True),
-    Kind("int8", ORT, "int8", "int8", "MatMulNBits: blocks of 32 weights, inputs rounded to int8 block by block"),
+    Kind(
+        "int8-g128", ORT, "int8", "int8", "MatMulNBits: blocks of 128 weights, inputs rounded to int8 block by block", block=128
+    ),
+    Kind("int8", ORT, "int8", "int8", "MatMulNBits: blocks of 32 weights, inputs rounded to int8 block by block", block=32),
     Kind("fp16", ORT, "fp16", "fp32", "weights stored in half the bytes, computed in fp32"),
     Kind("int4", OPENVINO, "int4", "int8", "groups of 64 weights, inputs rounded to int8 in groups"),
     Kind("int8-static", OPENVINO, "int8", "int8", "inputs rounded with scales found beforehand", True, True),

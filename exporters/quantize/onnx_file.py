@@ -18,9 +18,9 @@ from edgeattn.exporters.quantize.onnx_io import copied
 from edgeattn.exporters.quantize.quiet import quiet
 from edgeattn.exporters.quantize.ranges import Method
 
-_BLOCK = 32
-_PRODUCTS = ("int8-static", "int8-dynamic", "int8", "int4")
-"""Kinds that quantizers write, product by product."""
+_SMALLEST_BLOCK = 32
+_PADDING = 1 / 8
+"""Of a column; what fills its last block up is read as all weights are, so that a smaller block is the quicker one beyond it."""
 
 
 def layers(model: onnx.ModelProto) -> dict[str, Layer]:
@@ -46,14 +46,13 @@ def quantized(
     their ranges are found."""
     result = copied(model)
     embeddings = {node.name for node in result.graph.node if node.op_type == "Gather"}
-    named = {name: {node for node, kind in kinds.items() if kind.name == name} - embeddings for name in _PRODUCTS}
-    if nodes := named["int8-static"]:
+    products = {node: kind for node, kind in kinds.items() if node not in embeddings}
+    if nodes := {node for node, kind in products.items() if kind.name == "int8-static"}:
         result = onnx_int8.static(result, nodes, samples, method)
-    if nodes := named["int8-dynamic"]:
+    if nodes := {node for node, kind in products.items() if kind.name == "int8-dynamic"}:
         result = onnx_int8.dynamic(result, nodes)
-    for name, bits in (("int8", 8), ("int4", 4)):
-        if nodes := named[name]:
-            result = _blocks(result, nodes, bits)
+    for (bits, size), nodes in _blockwise(result, products).items():
+        result = _blocks(result, nodes, bits, size)
     for node, kind in kinds.items():
         if node in embeddings and kind.weights != "fp16":
             _rows(result, node)
@@ -93,10 +92,29 @@ def _untie(model: onnx.ModelProto) -> None:
             graph.node.remove(transpose)
 
 
-def _blocks(model: onnx.ModelProto, nodes: Collection[str], bits: int) -> onnx.ModelProto:
+def _blockwise(model: onnx.ModelProto, kinds: Mapping[str, Kind]) -> dict[tuple[int, int], set[str]]:
+    """The products in blocks, by their bits and the size of a block."""
+    matrices = _matrices(model)
+    found: dict[tuple[int, int], set[str]] = {}
+    for node in model.graph.node:
+        kind = kinds.get(node.name)
+        if kind is not None and kind.block is not None:
+            size = _fitting(matrices[_weight(node)].dims[0], kind.block)
+            found.setdefault((8 if kind.weights == "int8" else 4, size), set()).add(node.name)
+    return found
+
+
+def _fitting(rows: int, block: int) -> int:
+    """The size of a block, or the half of it and so on, for columns of so many weights."""
+    while block > _SMALLEST_BLOCK and -rows % block > _PADDING * rows:
+        block //= 2
+    return block
+
+
+def _blocks(model: onnx.ModelProto, nodes: Collection[str], bits: int, size: int) -> onnx.ModelProto:
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
-    settings: dict[str, Any] = {"bits": bits, "block_size": _BLOCK, "is_symmetric": bits == 8, "accuracy_level": 4}
+    settings: dict[str, Any] = {"bits": bits, "block_size": size, "is_symmetric": bits == 8, "accuracy_level": 4}
     others = [node.name for node in model.graph.node if node.name not in nodes]
     with quiet():
         config = DefaultWeightOnlyQuantConfig(**settings)

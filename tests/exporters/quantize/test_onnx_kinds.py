@@ -5,20 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from edgeattn.bundle import open_bundle
 from edgeattn.exams import COSINE, RISE, TOP1
 from edgeattn.exporters.quantize import onnx_file
-from edgeattn.exporters.quantize.kinds import ORT, kinds_for
+from edgeattn.exporters.quantize.kinds import ORT, kind, kinds_for
 from tests.exporters.quantize.small_encoder import LAYERS, PRODUCTS, VOCABULARY, draw, workshop
 from tests.exporters.quantize.trying import tried
 
-COSINES = {"int4": 0.9, "int8-static": 0.98, "int8-dynamic": 0.99, "int8": 0.99, "fp16": 0.99999}
+COSINES = {"int4": 0.9, "int8-static": 0.98, "int8-dynamic": 0.99, "int8-g128": 0.99, "int8": 0.99, "fp16": 0.99999}
 SIZES = {
     "int4": (0.125, 0.2),
     "int8-static": (0.25, 0.29),
     "int8-dynamic": (0.25, 0.29),
+    "int8-g128": (0.25, 0.29),
     "int8": (0.25, 0.31),
     "fp16": (0.5, 0.52),
 }
@@ -38,7 +41,13 @@ def test_a_kind_alone_on_an_encoder(encoder: Path, kind: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("kind", "rise", "same"),
-    [("int4", 0.05, 0.7), ("int8-static", 0.05, 0.8), ("int8-dynamic", 0.01, 0.9), ("int8", 0.01, 0.9)],
+    [
+        ("int4", 0.05, 0.7),
+        ("int8-static", 0.05, 0.8),
+        ("int8-dynamic", 0.01, 0.9),
+        ("int8-g128", 0.01, 0.9),
+        ("int8", 0.01, 0.9),
+    ],
 )
 def test_a_kind_alone_on_a_decoder(decoder: Path, kind: str, rise: float, same: float, tmp_path: Path) -> None:
     scores, ratio, _ = tried(decoder, ORT, kind, tmp_path)
@@ -84,21 +93,40 @@ def test_what_is_not_named_stays_as_it_is(encoder: Path, tmp_path: Path) -> None
     shop = workshop(encoder, ORT, tmp_path, draw(2))
     before = {tensor.name: tensor.raw_data for tensor in onnx_file.read(shop.path).graph.initializer}
     one = list(shop.layers)[2]
-    for kind in kinds_for(ORT):
+    for each in kinds_for(ORT):
         after = {
             tensor.name: tensor.raw_data
-            for tensor in onnx_file.quantized(onnx_file.read(shop.path), {one: kind}, draw(2)).graph.initializer
+            for tensor in onnx_file.quantized(onnx_file.read(shop.path), {one: each}, draw(2)).graph.initializer
         }
         gone = {name for name in before if name not in after}
-        assert gone == {shop.layers[one].weight}, kind.name
+        assert gone == {shop.layers[one].weight}, each.name
         assert all(after[name] == data for name, data in before.items() if name in after)
 
 
+@pytest.mark.parametrize(
+    ("rows", "size"),
+    [(576, 128), (1536, 128), (128, 128), (114, 128), (113, 32), (320, 64), (64, 64), (192, 64), (96, 32), (31, 32), (5, 32)],
+)
+def test_a_block_is_smaller_where_much_of_the_last_one_were_padding(rows: int, size: int) -> None:
+    generator = np.random.default_rng(0)
+    weights = generator.standard_normal((rows, 1024)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "product")],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", rows])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1024])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    written = onnx_file.quantized(model, {"product": kind(ORT, "int8-g128")})
+    (node,) = written.graph.node
+    assert {a.name: helper.get_attribute_value(a) for a in node.attribute}["block_size"] == size
+    x = generator.standard_normal((3, rows)).astype(np.float32)
+    (y,) = ort.InferenceSession(written.SerializeToString()).run(None, {"x": x})
+    assert float((y * (x @ weights)).sum() / np.linalg.norm(y) / np.linalg.norm(x @ weights)) > 0.9999
+
+
 def test_rows_of_an_embedding_are_off_by_half_a_scale_at_most(encoder: Path, tmp_path: Path) -> None:
-    from onnx import numpy_helper
-
-    from edgeattn.exporters.quantize.kinds import kind
-
     shop = workshop(encoder, ORT, tmp_path)
     model = onnx_file.read(shop.path)
     name = next(iter(shop.layers))

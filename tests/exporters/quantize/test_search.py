@@ -200,7 +200,7 @@ def test_steps_are_timed_within_what_a_decoder_takes(capacity: int | None) -> No
 def test_a_search_tries_every_kind(shop: Workshop, full: Session) -> None:
     trials = trials_of(shop, full, vector_exam(shop, full, SEARCHED))
     found = search(trials, Budget(COSINE, 0.99), seconds=0.0)
-    assert [trial.name for trial in found] == ["int4", "int8-static", "int8-dynamic", "int8", "fp16"]
+    assert [trial.name for trial in found] == ["int4", "int8-static", "int8-dynamic", "int8-g128", "int8", "fp16"]
     assert all(trial.time is not None for trial in found)
 
 
@@ -214,9 +214,9 @@ def test_the_fastest_are_timed_again_side_by_side(shop: Workshop, full: Session,
         trial["time"] |= {"value": 0.001 * (50 - 10 * place), "seconds": -1.0}  # the last tried would be the fastest
     file.write_text(json.dumps(known))
     found = search(trials_of(shop, full, exam), budget, seconds=FAR)
-    assert [trial.name for trial in found] == ["int4", "int8-static", "int8-dynamic", "int8", "fp16"]
+    assert [trial.name for trial in found] == ["int4", "int8-static", "int8-dynamic", "int8-g128", "int8", "fp16"]
     again = [trial.name for trial in found if trial.time is not None and trial.time.seconds > 0]
-    assert again == ["int8-dynamic", "int8", "fp16"]
+    assert again == ["int8-g128", "int8", "fp16"]
     assert {trial.name for trial in holding(found, budget)[:3]} == set(again)
 
 
