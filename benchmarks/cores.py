@@ -80,7 +80,7 @@ def by_distance(rounds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, li
     """Which rounds of each case had their cores near each other, and far from each other, by a title that says so.
 
     Near is the quickest round trip of all cases; where all are alike, the title says no more than what they took. Only cases with
-    enough rounds are in it.
+    enough rounds are in it; all rounds of all cases where none has.
     """
     quickest = min((trip for values in rounds.values() for trip in values if not math.isnan(trip)), default=math.nan)
     sides = {
@@ -93,7 +93,7 @@ def by_distance(rounds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, li
     for side, cases in enough.items():
         typical = median(rounds[case][i] for case, places in cases.items() for i in places)
         found[f"cores{side if len(enough) > 1 else ''}, {1e9 * typical:.0f} ns there and back"] = cases
-    return found
+    return found or {"all rounds": {case: list(range(len(values))) for case, values in rounds.items()}}
 
 
 def _answer(path: Path) -> None:

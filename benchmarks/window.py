@@ -21,6 +21,7 @@ import calm  # noqa: F401
 import numpy as np
 import onnx_ir as ir
 import torch
+from cores import Cores, by_distance
 from numpy.typing import NDArray
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -142,14 +143,24 @@ def _measure(
     calls = {name: _call(runtime, model, cases[name]) for name, model in models.items()}
     if flex is not None:
         calls["flex_attention"] = flex
-    timings = dict(zip(calls, interleave(list(calls.values()), arguments.repeats, warmup=1), strict=True))
+    with Cores() as cores:
+        timings = interleave(list(calls.values()), arguments.repeats, warmup=1, between=cores.look)
+        rounds = by_distance({runtime: cores.rounds()})
     print(f"{runtime}, {case.heads} heads x {SIZE}, length {case.length}, {case.spec.pattern.summary()}")
+    for title, chosen in rounds.items():
+        print(f" {title}, {len(chosen[runtime])} rounds")
+        some = [[seconds[i] for i in chosen[runtime]] for seconds in timings]
+        _show(dict(zip(calls, some, strict=True)), memory, forms[0], case)
+
+
+def _show(timings: dict[str, list[float]], memory: dict[str, float], first: str, case: _Case) -> None:
+    """A line for each candidate."""
     for name, seconds in timings.items():
         held = f"{memory[name]:9.1f} MB" if name in memory else " " * 12
-        ratio = compare_timings(seconds, timings[forms[0]])
-        label = f"{forms[0]} at {2 * case.length}" if name == "twice" else name
+        ratio = compare_timings(seconds, timings[first])
+        label = f"{first} at {2 * case.length}" if name == "twice" else name
         times = f"{summarize(seconds).median_ms:9.1f} ms {held}"
-        print(f"  {label:24} {times}  {ratio.value:5.2f}x of {forms[0]} [{ratio.low:.2f}, {ratio.high:.2f}]")
+        print(f"  {label:24} {times}  {ratio.value:5.2f}x of {first} [{ratio.low:.2f}, {ratio.high:.2f}]")
 
 
 def _call(runtime: str, model: Path, case: _Case) -> Callable[[], object]:

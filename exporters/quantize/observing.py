@@ -24,6 +24,15 @@ def real_rows(array: NDArray[Any], mask: NDArray[Any] | None) -> NDArray[Any]:
     return array.reshape(-1, array.shape[-1])
 
 
+def read_by(
+    model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], samples: Sequence[Feeds], padding: str
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """For each of `samples` the first input of each of `nodes`, by its name: (N, I), the positions that are not `padding`."""
+    asked = sorted({node.input[0] for node in nodes})
+    for feeds, arrays in zip(samples, observed(model, asked, samples), strict=True):
+        yield {name: real_rows(array, feeds.get(padding)) for name, array in arrays.items()}
+
+
 def observed(model: onnx.ModelProto, names: Sequence[str], samples: Iterable[Feeds]) -> Iterator[dict[str, NDArray[Any]]]:
     """The values `names`, of real numbers, for each of `samples`."""
     import onnxruntime as ort

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeattn.exporters.quantize import onnx_file, onnx_io
 from edgeattn.exporters.quantize.candidate import Workshop
 from edgeattn.exporters.quantize.kinds import Kind
-from edgeattn.exporters.quantize.observing import Feeds, observed, real_rows
+from edgeattn.exporters.quantize.observing import read_by
 from edgeattn.exporters.quantize.writers import WRITERS, Writer
 from edgeattn.loading import PORTABLE
 from edgeattn.manifest import Manifest, OutputInfo, TensorInfo
@@ -56,8 +56,7 @@ def sensitivities(workshop: Workshop, kinds: Sequence[Kind]) -> dict[str, dict[s
     products = {node.name: node for node in model.graph.node if node.name in known and node.op_type == "MatMul"}
     if not products:
         return {}
-    samples = workshop.calibrating()
-    scales, shown = (_inputs(model, products, workshop, part) for part in (samples[::2], samples[1::2] or samples))
+    scales, shown = _inputs(model, products, workshop)
     with TemporaryDirectory(dir=workshop.folder) as folder:
         path = Path(folder) / "apart.onnx"
         weights = _put_apart(model, products, path)
@@ -83,19 +82,18 @@ def _run(workshop: Workshop, writer: Writer, kind: Kind, folder: Path, inputs: A
         return session.run(inputs)
 
 
-def _inputs(
-    model: onnx.ModelProto, products: Mapping[str, onnx.NodeProto], workshop: Workshop, samples: Sequence[Feeds]
-) -> Arrays:
-    """What goes into each product, (N, I), while full precision reads `samples`. Where one is read once for each of them, as by a
-    classifier, there are as many rows."""
-    asked = sorted({node.input[0] for node in products.values()})
-    found: dict[str, NDArray[Any]] = {}
-    padding = workshop.bundle.manifest.padding or ""
-    for feeds, arrays in zip(samples[:_SAMPLES], observed(model, asked, samples[:_SAMPLES]), strict=True):
-        for name, array in arrays.items():
-            rows = real_rows(array, feeds.get(padding))
-            found[name] = np.concatenate([found[name], rows])[:_ROWS] if name in found else rows[:_ROWS]
-    return {f"in.{name}": found[node.input[0]] for name, node in products.items()}
+def _inputs(model: onnx.ModelProto, products: Mapping[str, onnx.NodeProto], workshop: Workshop) -> tuple[Arrays, Arrays]:
+    """What goes into each product, (N, I), while full precision reads samples: of every other one to find scales with, of those
+    between to be shown. Where an input is read once for each sample, as by a classifier, there are as many rows."""
+    samples, padding = workshop.calibrating()[: 2 * _SAMPLES], workshop.bundle.manifest.padding or ""
+    halves: tuple[Arrays, Arrays] = {}, {}
+    for place, read in enumerate(read_by(model, products.values(), samples, padding)):
+        half = halves[place % 2]
+        for name, rows in read.items():
+            half[name] = np.concatenate([half[name], rows])[:_ROWS] if name in half else rows[:_ROWS]
+    both = (halves[0], halves[1] or halves[0])
+    scales, shown = ({f"in.{name}": half[node.input[0]] for name, node in products.items()} for half in both)
+    return scales, shown
 
 
 def _put_apart(model: onnx.ModelProto, products: Mapping[str, onnx.NodeProto], path: Path) -> Arrays:

@@ -7,14 +7,14 @@ that nothing else reads, as a root-mean-square normalization is, that vector is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgeattn.exporters.quantize.observing import Feeds, observed, real_rows
+from edgeattn.exporters.quantize.observing import Feeds, read_by
 
 Array = NDArray[np.float32]
 
@@ -23,14 +23,13 @@ STRENGTH = 0.8
 _LEAST = 1e-5
 
 
-def largest_inputs(model: onnx.ModelProto, nodes: Collection[str], samples: Iterable[Feeds], padding: str) -> dict[str, Array]:
+def largest_inputs(model: onnx.ModelProto, nodes: Collection[str], samples: Sequence[Feeds], padding: str) -> dict[str, Array]:
     """The largest magnitude of each column, (I,), of the inputs of products `nodes`, over the real positions of `samples`."""
-    asked = sorted({node.input[0] for node in model.graph.node if _is_one_of(node, nodes)})
-    samples = list(samples)
+    products = [node for node in model.graph.node if _is_one_of(node, nodes)]
     found: dict[str, Array] = {}
-    for feeds, arrays in zip(samples, observed(model, asked, samples), strict=True):
-        for name, array in arrays.items():
-            peak = np.abs(real_rows(array, feeds.get(padding))).max(axis=0)
+    for read in read_by(model, products, samples, padding):
+        for name, rows in read.items():
+            peak = np.abs(rows).max(axis=0)
             found[name] = np.maximum(found[name], peak) if name in found else peak
     return found
 

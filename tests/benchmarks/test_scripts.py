@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -35,6 +36,15 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_script_says_what_it_does(script: str) -> None:
     first = (FOLDER / script).read_text().removeprefix('"""').splitlines()[0]
     assert first in run(script, "--help")
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FOLDER.glob("*.py") if "import calm" in path.read_text()], ids=lambda p: p.stem
+)
+def test_workers_are_calmed_before_anything_loads_them(path: Path) -> None:
+    imports = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports]
+    assert next(name for name in names if name.split(".")[0] not in sys.stdlib_module_names) == "calm"
 
 
 def test_decoding_measures_ours_and_its_limit_in_the_same_rounds(small_bundle: Path, tmp_path: Path) -> None:

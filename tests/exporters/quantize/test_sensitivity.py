@@ -10,9 +10,11 @@ import pytest
 from onnx import numpy_helper
 
 import edgeattn
+from edgeattn.cli.precision import show
 from edgeattn.exporters.quantize import onnx_file
 from edgeattn.exporters.quantize.kinds import OPENVINO, ORT, kind, kinds_for
 from edgeattn.exporters.quantize.observing import observed
+from edgeattn.exporters.quantize.outcome import Outcome
 from edgeattn.exporters.quantize.sensitivity import sensitivities, sqnr
 from edgeattn.loading import PORTABLE
 from tests.exporters.quantize.small_encoder import PRODUCTS, draw, workshop
@@ -89,17 +91,27 @@ def test_it_is_the_error_of_the_layer_alone(encoder: Path, tmp_path: Path) -> No
         assert found == pytest.approx(sqnr(inputs @ weights[layer], inputs @ half), abs=0.1)
 
 
-def test_a_product_that_reads_one_position_of_each_sample(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_product_that_reads_one_position_of_each_sample(runtime: str, tmp_path: Path) -> None:
     """A classifier's input has as many rows as there are samples, those of the layers before it have more."""
     source = tmp_path / "pooled.py"
     source.write_text(POOLED)
     output = tmp_path / "pooled"
-    edgeattn.export(f"{source}:make", output=output, runtimes=["onnxruntime:cpu"])
+    edgeattn.export(f"{source}:make", output=output, runtimes=[f"{runtime}:cpu"])
     rng = np.random.default_rng(0)
     samples = [{"x": rng.standard_normal((1, length, 64), dtype=np.float32)} for length in (90, 100, 110, 120, 130, 140)]
-    (layers,) = sensitivities(workshop(output, ORT, tmp_path, samples), [kind(ORT, "int8")]).values()
+    (layers,) = sensitivities(workshop(output, runtime, tmp_path, samples), [kind(runtime, "int8")]).values()
     assert len(layers) == 3
     assert all(20 < value < 60 for value in layers.values())
+
+
+def test_the_table_has_the_middle_and_the_worst_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    layers = {"q+k+v": 20.04, "down": 30.0, "up": 41.0}
+    show(Outcome("onnxruntime:cpu", (), None, {}, 0, sensitivity={"int8": layers, "fp16": {"down": 70.0}}))
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    cells = [[cell.strip() for cell in line if cell] for line in lines]
+    assert ["int8", "30.0 dB", "20.0 dB", "q and 2 merged with it"] in cells
+    assert ["fp16", "70.0 dB", "70.0 dB", "down"] in cells
 
 
 @pytest.mark.parametrize("missing", ["flavour", "products"])
