@@ -113,8 +113,8 @@ def show(outcome: Outcome) -> None:
     best = outcome.best
     rows = [_row(trial, metric, trial is outcome.chosen, trial in best) for trial in timed]
     click.echo(f"{outcome.target}: inputs are {outcome.origin}")
-    speed = "tokens/s" if metric == "perplexity_rise" else "ms"
-    click.echo(table(["", "precision", "time / fp32", speed, metric, "top1", "size"], rows, right=[speed, "size"]))
+    speed = ["prompt", "tokens/s"] if metric == "perplexity_rise" else ["ms"]
+    click.echo(table(["", "precision", "time / fp32", *speed, metric, "top1", "size"], rows, right=[*speed, "size"]))
     if outcome.sensitivity:
         click.echo()
         click.echo(table(["each layer alone", "SQNR", "least", "in"], [_alone(*each) for each in outcome.sensitivity.items()]))
@@ -138,12 +138,12 @@ def _row(trial: Trial, metric: str, chosen: bool, best: bool) -> list[str]:
     assert time is not None
     ratio = f"{time.value:.2f} [{time.low:.2f}, {time.high:.2f}]"
     mark = "->" if chosen else "*" if best else ""
-    speed = f"{1 / time.seconds:.1f}" if metric == "perplexity_rise" else f"{time.seconds * 1e3:.2f}"
+    speed = [f"{time.seconds * 1e3:.2f}"] if time.prompt is None else [f"{time.prompt * 1e3:.0f} ms", f"{1 / time.seconds:.1f}"]
     return [
         mark,
         trial.name,
         ratio,
-        speed,
+        *speed,
         f"{trial.scores[metric]:.6g}",
         f"{trial.scores['top1']:.4f}",
         numbers.size(trial.size),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,9 +25,10 @@ from edgeattn.manifest import FP32, PAST, SHARED, STATEFUL, Flavour
 from edgeattn.runtimes.base import LoadOptions, Runtime, Session
 
 _ROUNDS = 30
+PROMPT, ANSWER = 256, 64
+"""Tokens that a decoder reads and then makes, in what it is timed by."""
 _TURNS, _TOKENS = 10, 12
-"""Of a decoder, and the tokens of a turn, fewer where the model takes few positions; one more turn warms up."""
-_BEHIND = 128
+"""In which a decoder is timed, and the tokens that it makes in one; one more turn warms up."""
 
 
 def kinds_used(kinds: Kinds, layers: Iterable[str]) -> dict[str, int]:
@@ -47,19 +48,21 @@ def activations_of(kinds: Kinds) -> str:
 
 
 def steps_within(capacity: int | None) -> tuple[int, int]:
-    """Where timing begins and how many tokens a turn has, so that all turns fit into a model of at most `capacity` positions."""
+    """How long the prompt is and how many tokens a turn has, so that all turns fit into a model of at most `capacity` positions."""
     turns = _TURNS + 1
-    if capacity is None or capacity >= _BEHIND + turns * _TOKENS:
-        return _BEHIND, _TOKENS
+    if capacity is None or capacity >= PROMPT + turns * _TOKENS:
+        return PROMPT, _TOKENS
     tokens = max(1, min(_TOKENS, (capacity - 1) // turns))
     return max(1, capacity - turns * tokens), tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Timed(Ratio):
-    """Of a run, or of a token, over that at full precision; and its median in `seconds`."""
+    """Of a run over that at full precision; of a decoder, of a prompt together with `ANSWER` tokens behind it. `seconds` is the
+    median of a run, or of one token, `prompt` that of the prompt."""
 
     seconds: float
+    prompt: float | None = None
 
 
 @dataclass(frozen=True)
@@ -152,18 +155,28 @@ class Workshop:
         return BundleSession([self.runtime.load(path, options)], self.bundle.manifest, [self.flavour])
 
     def times(self, sessions: Sequence[Session], full: Session) -> list[Timed]:
-        """Of each the time of a run, or of a token behind 128 to 260 others (fewer where the model takes fewer), over that at full
-        precision; all interleaved."""
+        """Of each, over full precision, all interleaved. A decoder reads `PROMPT` tokens and makes others behind them, fewer where
+        the model takes fewer."""
         if is_decoder(self.bundle):
-            behind, tokens = steps_within(self.bundle.manifest.limits.get(PAST))
-            steps = [self._steps(each, behind) for each in (*sessions, full)]
-            *seconds, whole = interleave(steps, _TURNS, warmup=1, in_a_row=tokens)
-        else:
-            feeds = make_feeds(self.bundle, resolve_sizes(self.bundle, None))
-            *seconds, whole = interleave([partial(each.run, feeds) for each in (*sessions, full)], _ROUNDS)
+            return self._turns(sessions, full)
+        feeds = make_feeds(self.bundle, resolve_sizes(self.bundle, None))
+        *seconds, whole = interleave([partial(each.run, feeds) for each in (*sessions, full)], _ROUNDS)
         return [Timed(**asdict(compare_timings(each, whole)), seconds=float(np.median(each))) for each in seconds]
 
-    def _steps(self, session: Session, behind: int) -> Callable[[], object]:
-        decoder = DecoderSession(session, self.bundle.manifest.limits.get(PAST))
-        decoder.prefill(np.ones((1, behind), dtype=np.int64), all_logits=False)
-        return lambda: decoder.decode([1])
+    def _turns(self, sessions: Sequence[Session], full: Session) -> list[Timed]:
+        capacity = self.bundle.manifest.limits.get(PAST)
+        length, tokens = steps_within(capacity)
+        decoders = [DecoderSession(each, capacity) for each in (*sessions, full)]
+        prompt = np.ones((1, length), dtype=np.int64)
+
+        def read(decoder: DecoderSession) -> None:
+            decoder.reset()
+            decoder.prefill(prompt, all_logits=False)
+
+        prompts = interleave([partial(read, each) for each in decoders], _TURNS, warmup=1)
+        steps = interleave([partial(each.decode, [1]) for each in decoders], _TURNS, warmup=1, in_a_row=tokens)
+        *turns, whole = np.asarray(prompts) + ANSWER * np.asarray(steps)
+        return [
+            Timed(**asdict(compare_timings(turn, whole)), seconds=float(np.median(step)), prompt=float(np.median(read)))
+            for turn, step, read in zip(turns, steps, prompts, strict=False)
+        ]

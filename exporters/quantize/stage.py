@@ -250,7 +250,8 @@ def _flavour(workshop: Workshop, outcome: Outcome, exam: Exam) -> Flavour:
 
 
 def _time(timed: Timed) -> dict[str, float]:
-    return {"ratio": timed.value, "low": timed.low, "high": timed.high, "seconds": timed.seconds}
+    found = {"ratio": timed.value, "low": timed.low, "high": timed.high, "seconds": timed.seconds}
+    return found if timed.prompt is None else {**found, "prompt": timed.prompt}
 
 
 def _output_index(manifest: Manifest, exam: Exam) -> int:

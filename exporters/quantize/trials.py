@@ -68,11 +68,11 @@ class Trials:
         used, kv = kinds_used(kinds, layers), cache_of(kinds)
         key = ",".join(kinds[layer].name if layer in kinds else "-" for layer in (*layers, CACHE))
         known = self._memory.get(key)
-        if known is None or (timed and known["time"] is None):
+        if known is None or (timed and known.get("timed") is None):
             self.say(f"trying {described(used, kv)}")
             known = self._measured(kinds, timed)
             self._memory.put(key, known)
-        time = Timed(**known["time"]) if known["time"] else None
+        time = Timed(**known["timed"]) if known.get("timed") else None
         return Trial(kinds, used, kv, known["scores"], known["size"], time)
 
     def side_by_side(self, trials: Sequence[Trial]) -> list[Trial]:
@@ -95,7 +95,7 @@ class Trials:
             with self.workshop.load(path, kinds) as session:
                 scores = self._exam.score(session)
                 time = asdict(*self.workshop.times([session], self._full)) if timed else None
-        return {"scores": scores, "size": size, "time": time}
+        return {"scores": scores, "size": size, "timed": time}
 
     def _size(self, path: Path, folder: Path) -> int:
         """Of what was written, or of the flavour itself."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgeattn.exams import COSINE, Budget, Exam, VectorExam
-from edgeattn.exporters.quantize import exams
+from edgeattn.exporters.quantize import candidate, exams
 from edgeattn.exporters.quantize.candidate import Workshop, steps_within
 from edgeattn.exporters.quantize.kinds import ORT, Kinds, Layer, kind
 from edgeattn.exporters.quantize.metric import MetricExam, load_metric, measured
@@ -21,6 +21,7 @@ from edgeattn.exporters.quantize.writers import OnnxWriter
 from edgeattn.loading import open_session
 from edgeattn.runtimes.base import LoadOptions, Session
 from tests.exporters.quantize.small_encoder import Feeds, all_in, draw, workshop
+from tests.exporters.quantize.trying import windows
 
 INT4, INT8 = kind(ORT, "int4"), kind(ORT, "int8")
 FAR = float("inf")
@@ -189,12 +190,30 @@ def test_a_damaged_memory_is_none(shop: Workshop, full: Session, written: list[K
     assert len(written) == 3
 
 
-@pytest.mark.parametrize("capacity", [None, 1000, 260, 259, 128, 96, 44, 12])
+@pytest.mark.parametrize("capacity", [None, 1000, 388, 387, 259, 128, 44, 12])
 def test_steps_are_timed_within_what_a_decoder_takes(capacity: int | None) -> None:
-    behind, tokens = steps_within(capacity)
-    assert 1 <= behind <= 128
+    prompt, tokens = steps_within(capacity)
+    assert 1 <= prompt <= 256
     assert 1 <= tokens <= 12
-    assert behind + 11 * tokens <= (capacity or 260)
+    assert prompt + 11 * tokens <= (capacity or 388)
+
+
+def test_a_decoder_is_timed_by_a_prompt_and_what_it_makes(
+    decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = workshop(decoder, ORT, tmp_path, windows(2))
+    rounds = iter([[[3.0] * 4, [4.0] * 4], [[0.01] * 4, [0.03] * 4]])
+
+    def timed(candidates: list[Callable[[], object]], *_: int, **__: int) -> list[list[float]]:
+        for run in candidates:
+            run()
+        return next(rounds)
+
+    monkeypatch.setattr(candidate, "interleave", timed)
+    with open_session(shop.bundle, [shop.flavour], shop.runtime, LoadOptions(threads=1)) as full:
+        (found,) = shop.times([full], full)
+    assert found.value == pytest.approx((3 + 64 * 0.01) / (4 + 64 * 0.03))
+    assert (found.prompt, found.seconds, found.verdict) == (3.0, 0.01, "faster")
 
 
 def test_a_search_tries_every_kind(shop: Workshop, full: Session) -> None:
@@ -211,7 +230,7 @@ def test_the_fastest_are_timed_again_side_by_side(shop: Workshop, full: Session,
     (file,) = own_cache.rglob("*.json")
     known = json.loads(file.read_text())
     for place, trial in enumerate(known.values()):
-        trial["time"] |= {"value": 0.001 * (50 - 10 * place), "seconds": -1.0}  # the last tried would be the fastest
+        trial["timed"] |= {"value": 0.001 * (50 - 10 * place), "seconds": -1.0}  # the last tried would be the fastest
     file.write_text(json.dumps(known))
     found = search(trials_of(shop, full, exam), budget, seconds=FAR)
     assert [trial.name for trial in found] == ["int4", "int8-static", "int8-dynamic", "int8-g128", "int8", "fp16"]
