@@ -56,5 +56,9 @@ def compare_timings(seconds: Sequence[float], baseline: Sequence[float]) -> Rati
     rounds = np.random.default_rng(0).integers(0, ours.size, (_RESAMPLES, ours.size))
     ratios = np.median(ours[rounds], axis=1) / np.median(theirs[rounds], axis=1)
     low, high = (float(x) for x in np.percentile(ratios, (2.5, 97.5)))
-    verdict: Verdict = "faster" if high < 1 else "slower" if low > 1 else "inconclusive"
-    return Ratio(float(np.median(ours) / np.median(theirs)), low, high, verdict)
+    return Ratio(float(np.median(ours) / np.median(theirs)), low, high, judged(low, high))
+
+
+def judged(low: float, high: float) -> Verdict:
+    """What an interval of a ratio says."""
+    return "faster" if high < 1 else "slower" if low > 1 else "inconclusive"

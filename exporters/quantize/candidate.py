@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeattn.benchmarking.feeds import make_feeds, resolve_sizes
 from edgeattn.benchmarking.interleave import interleave
-from edgeattn.benchmarking.stats import Ratio, compare_timings
+from edgeattn.benchmarking.stats import Ratio, compare_timings, judged
 from edgeattn.bundle import Bundle
 from edgeattn.decoding.session import DecoderSession
 from edgeattn.errors import UsageError
@@ -63,6 +63,11 @@ class Timed(Ratio):
 
     seconds: float
     prompt: float | None = None
+
+    def through(self, other: Timed) -> Timed:
+        """This, which is over what `other` is of, over what `other` is over. Its interval is scaled, not widened by the other's."""
+        value, low, high = (each * other.value for each in (self.value, self.low, self.high))
+        return replace(self, value=value, low=low, high=high, verdict=judged(low, high))
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ class Workshop:
         return BundleSession([self.runtime.load(path, options)], self.bundle.manifest, [self.flavour])
 
     def times(self, sessions: Sequence[Session], full: Session) -> list[Timed]:
-        """Of each, over full precision, all interleaved. A decoder reads `PROMPT` tokens and makes others behind them, fewer where
+        """Of each, over `full`, all interleaved. A decoder reads `PROMPT` tokens and makes others behind them, fewer where
         the model takes fewer."""
         if is_decoder(self.bundle):
             return self._turns(sessions, full)

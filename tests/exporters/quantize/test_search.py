@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edgeattn.benchmarking.stats import judged
 from edgeattn.exams import COSINE, Budget, Exam, VectorExam
 from edgeattn.exporters.quantize import candidate, exams
-from edgeattn.exporters.quantize.candidate import Workshop, steps_within
+from edgeattn.exporters.quantize.candidate import Timed, Workshop, steps_within
 from edgeattn.exporters.quantize.kinds import ORT, Kinds, Layer, kind
 from edgeattn.exporters.quantize.metric import MetricExam, load_metric, measured
 from edgeattn.exporters.quantize.search import _groups, _mixture, search
@@ -216,6 +217,35 @@ def test_a_decoder_is_timed_by_a_prompt_and_what_it_makes(
     assert (found.prompt, found.seconds, found.verdict) == (3.0, 0.01, "faster")
 
 
+def test_candidates_are_timed_beside_the_first_faster_one(
+    shop: Workshop, full: Session, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ratios to it become ratios to full precision, and are remembered for that one alone."""
+    beside: list[Session] = []
+    ratios = iter([1.1, 0.5, 0.8, 2.5])
+
+    def times(self: Workshop, sessions: Sequence[Session], over: Session) -> list[Timed]:
+        beside.append(over)
+        value = next(ratios)
+        return [Timed(value, value - 0.01, value + 0.01, judged(value - 0.01, value + 0.01), seconds=value)]
+
+    monkeypatch.setattr(Workshop, "times", times)
+    exam = vector_exam(shop, full, SEARCHED)
+    names = ("fp16", "int8", "int8-g128", "int4")
+    trials = trials_of(shop, full, exam)
+    found = [trials.run(all_in(shop, name)) for name in names]
+    values = [trial.time.value for trial in found if trial.time is not None]
+    assert values == pytest.approx([1.1, 0.5, 0.5 * 0.8, 0.5 * 2.5])
+    assert [trial.faster for trial in found] == [False, True, True, False]
+    assert [over is full for over in beside] == [True, True, False, False]
+    again = trials_of(shop, full, exam)
+    assert [again.run(all_in(shop, name)).time for name in names] == [trial.time for trial in found]
+    ratios = iter([0.4])
+    other = trials_of(shop, full, exam)
+    assert [other.run(all_in(shop, name)).faster for name in ("fp16", "int8-g128")] == [False, True]  # nothing is before it now
+    assert beside[-1] is full
+
+
 def test_a_search_tries_every_kind(shop: Workshop, full: Session) -> None:
     trials = trials_of(shop, full, vector_exam(shop, full, SEARCHED))
     found = search(trials, Budget(COSINE, 0.99), seconds=0.0)
@@ -230,7 +260,7 @@ def test_the_fastest_are_timed_again_side_by_side(shop: Workshop, full: Session,
     (file,) = own_cache.rglob("*.json")
     known = json.loads(file.read_text())
     for place, trial in enumerate(known.values()):
-        trial["timed"] |= {"value": 0.001 * (50 - 10 * place), "seconds": -1.0}  # the last tried would be the fastest
+        trial["timed"] |= {"value": 0.9 - 0.1 * place, "seconds": -1.0}  # the last tried would be the fastest
     file.write_text(json.dumps(known))
     found = search(trials_of(shop, full, exam), budget, seconds=FAR)
     assert [trial.name for trial in found] == ["int4", "int8-static", "int8-dynamic", "int8-g128", "int8", "fp16"]
