@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ from pathlib import Path
 from statistics import mean, median
 from types import TracebackType
 from typing import Self
+
+from edgeattn.runtimes.base import default_threads
 
 APART = 1.7
 """Times the quickest round trip from which cores count as far from each other."""
@@ -59,7 +60,7 @@ class Cores:
         return [mean(pair) if max(pair) < APART * min(pair) else math.nan for pair in pairwise(looks)]
 
     def _begun(self) -> bool:
-        if (os.cpu_count() or 1) < 2:
+        if default_threads() < 2:
             return False
         assert self._other.stdin is not None
         self._other.stdin.write(b"\n")

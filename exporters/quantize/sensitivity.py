@@ -91,6 +91,8 @@ def _inputs(model: onnx.ModelProto, products: Mapping[str, onnx.NodeProto], work
         half = halves[place % 2]
         for name, rows in read.items():
             half[name] = np.concatenate([half[name], rows])[:_ROWS] if name in half else rows[:_ROWS]
+        if all(half and min(map(len, half.values())) == _ROWS for half in halves):
+            break
     both = (halves[0], halves[1] or halves[0])
     scales, shown = ({f"in.{name}": half[node.input[0]] for name, node in products.items()} for half in both)
     return scales, shown

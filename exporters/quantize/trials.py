@@ -19,7 +19,7 @@ from edgeattn.machine import cpu_identity
 from edgeattn.manifest import FP32
 from edgeattn.runtimes.base import Session
 
-_FORMAT = 7
+_FORMAT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Trials:
             return self._yardstick
         used, kv = kinds_used(kinds, self.workshop.layers), cache_of(kinds)
         known = self._memory.get(key)
-        if known is None or (timed and (known.get("timed") is None or known.get("beside") != beside)):
+        if known is None or (timed and (known["timed"] is None or known["beside"] != beside)):
             self.say(f"trying {described(used, kv)}")
             known = {**self._measured(kinds, timed, known), "beside": beside}
             self._memory.put(key, known)

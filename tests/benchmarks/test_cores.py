@@ -43,7 +43,7 @@ def test_a_round_lies_between_two_looks(cores: ModuleType, monkeypatch: pytest.M
         (trip,) = watched.rounds()
         assert trip > 0 or math.isnan(trip)
         assert watched.rounds() == []
-        monkeypatch.setattr(cores.os, "cpu_count", lambda: 1)
+        monkeypatch.setattr(cores, "default_threads", lambda: 1)
         watched.look()
         watched.look()
         assert math.isnan(watched.rounds()[0])
