@@ -249,7 +249,7 @@ def _examined(target: str, flavour: Flavour, session: BundleSession, exam: Exam 
     """A flavour in smaller numbers is held to its bounds, not to tolerances."""
     assert flavour.quantized is not None
     start = time.perf_counter()
-    scores = exam.score(session) if exam else {}
+    scores = exam.score(session, bool(flavour.quantized.token)) if exam else {}
     budgets = [Budget(metric, bound) for metric, bound in flavour.quantized.bounds.items()]
     missed = [f"{budget}, got {scores.get(budget.metric, float('nan')):.6g}" for budget in budgets if not budget.holds(scores)]
     reason = "; ".join(missed) if budgets else "it has no bounds to be held to"

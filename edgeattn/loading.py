@@ -205,8 +205,12 @@ class BundleSession(Session):
 
 def _described(quantized: Quantized) -> str:
     """`int8-static x34 + int8 x4, inputs in int8`: what is computed, layer by layer, and what products round their inputs to."""
-    kinds = " + ".join(f"{kind} x{count}" for kind, count in sorted(quantized.kinds.items(), key=lambda pair: -pair[1]))
-    return f"{kinds}, inputs in {quantized.activations}"
+    token = f"; a token {_counted(quantized.token)}" if quantized.token else ""
+    return f"{_counted(quantized.kinds)}{token}, inputs in {quantized.activations}"
+
+
+def _counted(kinds: Mapping[str, int]) -> str:
+    return " + ".join(f"{kind} x{count}" for kind, count in sorted(kinds.items(), key=lambda pair: -pair[1]))
 
 
 def _require_sizes(flavour: Flavour, inner: Session, manifest: Manifest, fixed: bool) -> None:

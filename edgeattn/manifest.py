@@ -112,7 +112,7 @@ class ParityResult:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One way that a search tried: `kinds` and `kv` as in `Quantized`, `scores` on the search's own inputs, `size` in bytes, `time` over
+    """One way that a search tried: `kinds`, `kv` and `token` as in `Quantized`, `scores` on the search's own inputs, `size` in bytes, `time` over
     full precision."""
 
     kinds: dict[str, int]
@@ -120,6 +120,7 @@ class Tried:
     size: int
     time: dict[str, float]
     kv: str = field(default=FP32, metadata=WHERE_SET)
+    token: dict[str, int] = field(default_factory=dict, metadata=WHERE_SET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,8 @@ class Quantized:
     round their inputs to. `scores` on `samples` inputs (tokens of a text); `bounds` are what the bundle's own exam has to keep
     (see `edgeattn.exams`). `time`: `ratio` of a run's time to that at full precision, between `low` and `high` 95 times in 100, and its median in
     `seconds`; of a language model that of one token.
-    `tried` is the whole table that it was chosen from. `kv`: the type that a cache which the runtime keeps is kept in.
+    `tried` is the whole table that it was chosen from. `kv`: the type that a cache which the runtime keeps is kept in. `token`: the
+    kinds again where a single token has a graph of its own, `kinds` being those of everything else.
     """
 
     kinds: dict[str, int]
@@ -141,6 +143,7 @@ class Quantized:
     time: dict[str, float]
     tried: tuple[Tried, ...]
     kv: str = field(default=FP32, metadata=WHERE_SET)
+    token: dict[str, int] = field(default_factory=dict, metadata=WHERE_SET)
 
 
 @dataclass(frozen=True, slots=True)

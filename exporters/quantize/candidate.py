@@ -32,7 +32,9 @@ _TURNS, _TOKENS = 10, 12
 
 
 def kinds_used(kinds: Kinds, layers: Iterable[str]) -> dict[str, int]:
-    """Kind -> how many of `layers` are written so; `fp32` those left."""
+    """Kind -> how many of `layers` are written so; `fp32` those left. None where there are no kinds."""
+    if not kinds:
+        return {}
     counted = Counter(kinds[layer].name if layer in kinds else FP32 for layer in layers)
     return dict(sorted(counted.items()))
 
@@ -59,15 +61,18 @@ def steps_within(capacity: int | None) -> tuple[int, int]:
 @dataclass(frozen=True, slots=True)
 class Timed(Ratio):
     """Of a run over that at full precision; of a decoder, of a prompt together with `ANSWER` tokens behind it. `seconds` is the
-    median of a run, or of one token, `prompt` that of the prompt."""
+    median of a run, or of one token, `prompt` that of the prompt; `parts` are the two over those at full precision, the prompt first."""
 
     seconds: float
     prompt: float | None = None
+    parts: tuple[float, float] | None = None
 
     def through(self, other: Timed) -> Timed:
         """This, which is over what `other` is of, over what `other` is over. Its interval is scaled, not widened by the other's."""
         value, low, high = (each * other.value for each in (self.value, self.low, self.high))
-        return replace(self, value=value, low=low, high=high, verdict=judged(low, high))
+        mine, theirs = self.parts, other.parts
+        parts = (mine[0] * theirs[0], mine[1] * theirs[1]) if mine is not None and theirs is not None else None
+        return replace(self, value=value, low=low, high=high, verdict=judged(low, high), parts=parts)
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,11 @@ class Workshop:
     def keeps_cache(self) -> bool:
         """Whether the runtime keeps the cache, and so may keep it in smaller numbers."""
         return self.flavour.cache in (SHARED, STATEFUL)
+
+    @property
+    def writes_token(self) -> bool:
+        """Whether a single token can have a graph of its own."""
+        return self.writer.writes_token and self.flavour.cache == SHARED
 
     def kinds(self, name: str) -> Kinds:
         """What `kinds.kinds_of` says, for this model.
@@ -181,7 +191,9 @@ class Workshop:
         prompts = interleave([partial(read, each) for each in decoders], _TURNS, warmup=1)
         steps = interleave([partial(each.decode, [1]) for each in decoders], _TURNS, warmup=1, in_a_row=tokens)
         *turns, whole = np.asarray(prompts) + ANSWER * np.asarray(steps)
-        return [
-            Timed(**asdict(compare_timings(turn, whole)), seconds=float(np.median(step)), prompt=float(np.median(read)))
-            for turn, step, read in zip(turns, steps, prompts, strict=False)
-        ]
+        found = []
+        for turn, step, read_in in zip(turns, steps, prompts, strict=False):
+            parts = (compare_timings(read_in, prompts[-1]).value, compare_timings(step, steps[-1]).value)
+            seconds, prompt_seconds = float(np.median(step)), float(np.median(read_in))
+            found.append(Timed(**asdict(compare_timings(turn, whole)), seconds=seconds, prompt=prompt_seconds, parts=parts))
+        return found

@@ -50,6 +50,8 @@ Kinds = Mapping[str, Kind]
 """Layer, or `CACHE` -> how it is written; what is not named stays as it is."""
 CACHE = "past_key_values"
 """A decoder's keys and values, beside its layers."""
+_TOKEN = "token/"
+"""Before a layer's name, where a single token has a graph of its own: how the layer is written there."""
 
 ORT, OPENVINO = "onnxruntime", "openvino"
 
@@ -119,6 +121,22 @@ def kinds_of(runtime: str, name: str) -> list[Kind]:
             "or one for layers and one for the cache: int8+kv-int8"
         )
     return found
+
+
+def with_token(prompts: Kinds, token: Kinds) -> Kinds:
+    """A single token in the kinds `token`, everything else, and the cache of both, in `prompts`."""
+    return {**for_prompts(prompts), **{f"{_TOKEN}{layer}": each for layer, each in token.items() if layer != CACHE}}
+
+
+def for_prompts(kinds: Kinds) -> Kinds:
+    """Those of the graph that reads everything, or everything but a single token."""
+    return {layer: each for layer, each in kinds.items() if not layer.startswith(_TOKEN)}
+
+
+def for_token(kinds: Kinds) -> Kinds:
+    """Those of the graph for a single token; none where it has no graph of its own."""
+    own = {layer.removeprefix(_TOKEN): each for layer, each in kinds.items() if layer.startswith(_TOKEN)}
+    return {**own, CACHE: kinds[CACHE]} if own and CACHE in kinds else own
 
 
 def label(kinds: Iterable[Kind]) -> str:

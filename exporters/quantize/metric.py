@@ -44,16 +44,16 @@ class MetricExam(Exam):
     def identity(self) -> str:
         return f"{self.full} {_source(self.metric)}"
 
-    def score(self, session: Session) -> dict[str, float]:
+    def score(self, session: Session, by_token: bool = False) -> dict[str, float]:
         value = measured(self.metric, session)
-        return {**self.inner.score(session), "metric": value, DROP: self.full - value}
+        return {**self.inner.score(session, by_token), "metric": value, DROP: self.full - value}
 
     @property
     def units(self) -> int:
         return self.inner.units
 
-    def fitting(self) -> int:
-        return self.inner.fitting()
+    def fitting(self, by_token: bool = False) -> int:
+        return self.inner.fitting(by_token)
 
     def first(self, count: int) -> Exam:
         return self.inner.first(count)

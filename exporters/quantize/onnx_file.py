@@ -31,9 +31,13 @@ def layers(model: onnx.ModelProto) -> dict[str, Layer]:
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """The model with its weights, without the types of values in between (the quantizers find them again), and with every
-    product's weights as its own constant."""
-    model = onnx.load(path)
+    """The model with its weights, made `plain`."""
+    return plain(onnx.load(path))
+
+
+def plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` itself, without the types of values in between (the quantizers find them again), and with every product's weights as its
+    own constant."""
     del model.graph.value_info[:]
     _untie(model)
     return model

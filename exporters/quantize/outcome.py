@@ -39,6 +39,7 @@ class Outcome:
                 "name": trial.name,
                 "kinds": trial.used,
                 "kv": trial.kv,
+                "token": trial.token,
                 "scores": trial.scores,
                 "size": trial.size,
                 "time": None if trial.time is None else asdict(trial.time),

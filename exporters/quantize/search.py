@@ -1,14 +1,14 @@
-"""The fastest way to write a flavour in smaller numbers that keeps a budget: every kind by itself, then mixtures of two,
-then a smaller cache."""
+"""The fastest way to write a flavour in smaller numbers that keeps a budget: every kind by itself, then mixtures of two, then one for
+prompts beside one for single tokens, then a smaller cache."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from edgeattn.errors import RuntimeRunError
 from edgeattn.exams import Budget
-from edgeattn.exporters.quantize.kinds import CACHE, Kind, Kinds, Layer, cache_kinds, kinds_for
+from edgeattn.exporters.quantize.kinds import CACHE, Kind, Kinds, Layer, cache_kinds, kinds_for, with_token
 from edgeattn.exporters.quantize.trials import Trial, Trials, holding
 
 _FINALISTS = 3
@@ -17,29 +17,56 @@ _HOPELESS = 2.0
 """Losses of groups about add up: where they come to so many budgets, nothing is tried."""
 _MARGIN = 0.1
 """Share of the budget that a mixture leaves for inputs other than those of the search."""
+_WORTH = 0.97
+"""Of a prompt's or a token's time, beyond which a second graph is not worth its weights."""
+
+Slowness = Callable[[Trial], float]
+"""What the best has least of."""
 
 
 def search(trials: Trials, budget: Budget, seconds: float) -> list[Trial]:
     """Everything that was tried and timed, in that order; of what keeps the budget the fastest side by side. No mixture is begun when
     `seconds` are over."""
     deadline = time.monotonic() + seconds
-    layers = trials.workshop.layers
-    found = [trials.run(dict.fromkeys(layers, kind)) for kind in kinds_for(trials.workshop.runtime.name)]
-    kept = holding(found, budget)
-    careful = kept[0] if kept else None
-    for fast in sorted((trial for trial in found if trial.faster), key=_ratio):
-        beaten = careful is not None and _ratio(careful) <= _ratio(fast)
-        if budget.holds(fast.scores) or beaten or time.monotonic() > deadline:
-            continue
-        mixed = _mixture(trials, _stricter(budget), next(iter(fast.kinds.values())), careful, deadline)
-        if mixed is not None:
-            found.append(mixed)
-            careful = next(iter(holding(found, budget)), careful)
+    layers, runtime = trials.workshop.layers, trials.workshop.runtime.name
+    alone = [trials.run(dict.fromkeys(layers, kind)) for kind in kinds_for(runtime)]
+    found = [*alone, *_mixtures(trials, budget, alone, _ratio, deadline)]
+    if trials.workshop.writes_token:
+        found += _mixtures(trials, budget, [trial for trial in alone if trial.faster], _token, deadline)
+        found += _with_token(trials, holding(found, budget))
     if trials.workshop.keeps_cache:
-        found += _smaller_caches(trials, careful)
+        found += _smaller_caches(trials, next(iter(holding(found, budget)), None))
     finalists = holding(found, budget)[:_FINALISTS]
     again = dict(zip(map(id, finalists), trials.side_by_side(finalists), strict=True)) if finalists else {}
     return [again.get(id(trial), trial) for trial in found]
+
+
+def _mixtures(trials: Trials, budget: Budget, alone: Sequence[Trial], slowness: Slowness, deadline: float) -> list[Trial]:
+    """Of each kind that is too inaccurate alone and beats what keeps the budget, as many layers as can be."""
+    made: list[Trial] = []
+    for fast in sorted((trial for trial in alone if trial.faster), key=slowness):
+        careful = _careful([*alone, *made], budget, slowness)
+        beaten = careful is not None and slowness(careful) <= slowness(fast)
+        if budget.holds(fast.scores) or beaten or time.monotonic() > deadline:
+            continue
+        mixed = _mixture(trials, _stricter(budget), next(iter(fast.kinds.values())), careful, deadline)
+        made += [mixed] if mixed is not None else []
+    return made
+
+
+def _careful(trials: list[Trial], budget: Budget, slowness: Slowness) -> Trial | None:
+    """The fastest that keeps the budget."""
+    return min(holding(trials, budget), key=slowness, default=None)
+
+
+def _with_token(trials: Trials, kept: Sequence[Trial]) -> Iterator[Trial]:
+    """What reads prompts fastest, and what makes tokens fastest, in one file."""
+    timed = [trial for trial in kept if trial.faster and trial.time is not None and trial.time.parts is not None]
+    if not timed:
+        return
+    prompts, token = min(timed, key=_prompt), min(timed, key=_token)
+    if _token(token) < _WORTH * _token(prompts) and _prompt(prompts) < _WORTH * _prompt(token):
+        yield trials.run(with_token(prompts.kinds, token.kinds))
 
 
 def _smaller_caches(trials: Trials, careful: Trial | None) -> Iterator[Trial]:
@@ -101,3 +128,17 @@ def _groups(layers: Mapping[str, Layer]) -> list[list[str]]:
 def _ratio(trial: Trial) -> float:
     assert trial.time is not None
     return trial.time.value
+
+
+def _prompt(trial: Trial) -> float:
+    return _parts(trial)[0]
+
+
+def _token(trial: Trial) -> float:
+    return _parts(trial)[1]
+
+
+def _parts(trial: Trial) -> tuple[float, float]:
+    assert trial.time is not None
+    assert trial.time.parts is not None
+    return trial.time.parts

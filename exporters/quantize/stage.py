@@ -188,7 +188,7 @@ def _scores(workshop: Workshop, trial: Trial, exam: Exam) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=workshop.folder) as folder:
         path, _ = workshop.make(trial.kinds, Path(folder), "chosen")
         with workshop.load(path, trial.kinds) as session:
-            return exam.score(session)
+            return exam.score(session, bool(trial.token))
 
 
 def _missed(budget: Budget, found: Sequence[Trial]) -> str:
@@ -212,7 +212,8 @@ def _written(bundle: Bundle, made: Sequence[tuple[Workshop, Outcome, Exam]], kee
     """The chosen flavours, before those at full precision where these are kept; sealed."""
     work, manifest = bundle.path, bundle.manifest
     unseen = made[0][2]
-    exam = unseen.first(unseen.fitting())
+    by_token = any(outcome.chosen is not None and outcome.chosen.token for _, outcome, _ in made)
+    exam = unseen.first(unseen.fitting(by_token))
     output = _output_index(manifest, exam)
     case = write_exam(work, exam, output)
     flavours = [_flavour(workshop, outcome, exam) for workshop, outcome, _ in made]
@@ -233,7 +234,7 @@ def _flavour(workshop: Workshop, outcome: Outcome, exam: Exam) -> Flavour:
     folder, stem = workshop.bundle.path, f"{full.target.replace(':', '-')}-{precision}"
     path, domains = workshop.make(trial.kinds, folder, stem)
     with workshop.load(path, trial.kinds) as session:
-        bounds = exams.bounds(exam, exam.score(session))
+        bounds = exams.bounds(exam, exam.score(session, bool(trial.token)))
     quantized = Quantized(
         kinds=trial.used,
         activations=activations_of(trial.kinds),
@@ -242,9 +243,12 @@ def _flavour(workshop: Workshop, outcome: Outcome, exam: Exam) -> Flavour:
         bounds=bounds,
         time=_time(trial.time),
         tried=tuple(
-            Tried(each.used, each.scores, each.size, _time(each.time), each.kv) for each in outcome.trials if each.time
+            Tried(each.used, each.scores, each.size, _time(each.time), each.kv, each.token)
+            for each in outcome.trials
+            if each.time
         ),
         kv=trial.kv,
+        token=trial.token,
     )
     return replace(full, precision=precision, file=path.name, domains=domains, parity=None, quantized=quantized)
 

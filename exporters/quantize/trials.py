@@ -8,24 +8,25 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgeattn.exams import Budget, Exam
 from edgeattn.exporters.quantize.candidate import Timed, Workshop, cache_of, kinds_used
-from edgeattn.exporters.quantize.kinds import CACHE, Kinds
+from edgeattn.exporters.quantize.kinds import CACHE, Kinds, for_prompts, for_token
 from edgeattn.machine import cpu_identity
 from edgeattn.manifest import FP32
 from edgeattn.runtimes.base import Session
 
-_FORMAT = 8
+_FORMAT = 9
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A candidate as it was found: what its layers and its cache are in, `size` in bytes, `time` over full precision (None where
-    only its scores were asked), and whether that is from `Trials.side_by_side`."""
+    """A candidate as it was found: what its layers and its cache are in, `token` what its layers are in for a single token where that
+    has a graph of its own, `size` in bytes, `time` over full precision (None where only its scores were asked), and whether that
+    is from `Trials.side_by_side`."""
 
     kinds: Kinds
     used: dict[str, int]
@@ -34,11 +35,13 @@ class Trial:
     size: int
     time: Timed | None
     compared: bool = False
+    token: dict[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """`int8-static x36, int8 x2`; a kind alone where it is that of every layer; `int8 + kv-fp16` with a smaller cache."""
-        return described(self.used, self.kv)
+        """`int8-static x36, int8 x2`; a kind alone where it is that of every layer; `int8 + kv-fp16` with a smaller cache;
+        `int8-dynamic, a token int4` where a single token has a graph of its own."""
+        return described(self.used, self.kv, self.token)
 
     @property
     def faster(self) -> bool:
@@ -46,9 +49,11 @@ class Trial:
         return self.time is not None and self.time.verdict == "faster"
 
 
-def described(used: Mapping[str, int], kv: str) -> str:
+def described(used: Mapping[str, int], kv: str, token: Mapping[str, int]) -> str:
     """As `Trial.name`."""
     layers = next(iter(used)) if len(used) == 1 else ", ".join(f"{kind} x{count}" for kind, count in used.items())
+    if token:
+        layers += f", a token {described(token, FP32, {})}"
     return layers if kv == FP32 else f"{layers} + kv-{kv}"
 
 
@@ -73,14 +78,15 @@ class Trials:
         key, beside = self._key(kinds), "" if self._yardstick is None else self._key(self._yardstick.kinds)
         if self._yardstick is not None and key == beside:
             return self._yardstick
-        used, kv = kinds_used(kinds, self.workshop.layers), cache_of(kinds)
+        used, token = (kinds_used(each, self.workshop.layers) for each in (for_prompts(kinds), for_token(kinds)))
+        kv = cache_of(kinds)
         known = self._memory.get(key)
         if known is None or (timed and (known["timed"] is None or known["beside"] != beside)):
-            self.say(f"trying {described(used, kv)}")
+            self.say(f"trying {described(used, kv, token)}")
             known = {**self._measured(kinds, timed, known), "beside": beside}
             self._memory.put(key, known)
         time = self._over_full(Timed(**known["timed"])) if timed else None
-        trial = Trial(kinds, used, kv, known["scores"], known["size"], time)
+        trial = Trial(kinds, used, kv, known["scores"], known["size"], time, token=token)
         if self._yardstick is None and trial.faster:
             self._yardstick = trial
         return trial
@@ -97,7 +103,7 @@ class Trials:
         """What is not `known` of a candidate: its scores do not change, its time is that beside the yardstick of now."""
         with ExitStack() as stack:
             session, size = self._opened(kinds, stack)
-            scores = self._exam.score(session) if known is None else known["scores"]
+            scores = self._exam.score(session, bool(for_token(kinds))) if known is None else known["scores"]
             if not timed:
                 return {"scores": scores, "size": size, "timed": None}
             beside = self._full if self._yardstick is None else self._opened(self._yardstick.kinds, stack)[0]
@@ -114,7 +120,9 @@ class Trials:
         return stack.enter_context(self.workshop.load(path, kinds)), self._size(path, Path(folder))
 
     def _key(self, kinds: Kinds) -> str:
-        return ",".join(kinds[layer].name if layer in kinds else "-" for layer in (*self.workshop.layers, CACHE))
+        layers = (*self.workshop.layers, CACHE)
+        parts = (for_prompts(kinds), for_token(kinds))
+        return ";".join(",".join(part[layer].name if layer in part else "-" for layer in layers) for part in parts if part)
 
     def _size(self, path: Path, folder: Path) -> int:
         """Of what was written, or of the flavour itself."""

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from edgeattn.exporters.quantize import onnx_cache, onnx_file, onnx_io, openvino_file
-from edgeattn.exporters.quantize.kinds import CACHE, OPENVINO, ORT, Kinds, Layer
+from edgeattn.exporters.quantize import onnx_cache, onnx_file, onnx_io, onnx_token, openvino_file
+from edgeattn.exporters.quantize.kinds import CACHE, OPENVINO, ORT, Kinds, Layer, for_prompts, for_token
 from edgeattn.exporters.quantize.ranges import Method
 from edgeattn.exporters.quantize.samples import Feeds
 from edgeattn.exporters.quantize.smooth import largest_inputs, smooth
-from edgeattn.manifest import Manifest
+from edgeattn.manifest import PAST, Manifest
 from edgeattn.openvino_ir import SUFFIX, Note, read_ir
 
 
@@ -26,6 +26,8 @@ class Writer(abc.ABC):
     """Of the files that it writes."""
     writes_cache: ClassVar[bool]
     """Whether what a cache is kept in stands in the file, and is not only said to the runtime."""
+    writes_token: ClassVar[bool]
+    """Whether it can give a single token a graph of its own, beside that for a prompt."""
 
     def __init__(
         self, path: Path, manifest: Manifest, samples: Callable[[], Sequence[Feeds]], method: Method | None = None
@@ -50,13 +52,21 @@ class OnnxWriter(Writer):
 
     suffix = ".onnx"
     writes_cache = True
+    writes_token = True
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
         return onnx_file.layers(self._model)
 
     def write(self, kinds: Kinds, path: Path, weights: str) -> dict[str, int]:
-        model = self._model
+        model = self._written(self._model, for_prompts(kinds))
+        if token := for_token(kinds):
+            limit = self.manifest.limits.get(PAST)
+            model = onnx_token.joined(model, self._written(self._token, token), limit)
+        onnx_io.write(model, path, weights)
+        return onnx_io.domains(model)
+
+    def _written(self, model: Any, kinds: Kinds) -> Any:
         if smoothed := {layer for layer, kind in kinds.items() if kind.calibrated and layer != CACHE}:
             model = onnx_io.copied(model)
             smooth(model, smoothed, self._largest)
@@ -64,12 +74,16 @@ class OnnxWriter(Writer):
         model = onnx_file.quantized(model, kinds, samples, self.method)
         if CACHE in kinds:
             onnx_cache.keep_in_int8(model, self._cache_peaks)
-        onnx_io.write(model, path, weights)
-        return onnx_io.domains(model)
+        return model
 
     @cached_property
     def _model(self) -> Any:
         return onnx_file.read(self.path)
+
+    @cached_property
+    def _token(self) -> Any:
+        """As it can be for a single token."""
+        return onnx_token.for_one_token(self.path, self.manifest.limits.get(PAST))
 
     @cached_property
     def _largest(self) -> dict[str, Any]:
@@ -87,6 +101,7 @@ class OpenVINOWriter(Writer):
 
     suffix = SUFFIX
     writes_cache = False
+    writes_token = False
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
