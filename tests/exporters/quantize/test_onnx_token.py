@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import edgeattn
 from edgeattn.bundle import open_bundle
 from edgeattn.decoding import load_decoder
 from edgeattn.decoding.session import DecoderSession
+from edgeattn.exams import RISE, Budget
 from edgeattn.exporters.quantize import onnx_io
 from edgeattn.exporters.quantize.candidate import Timed, Workshop
 from edgeattn.exporters.quantize.exams import text_exam
@@ -29,7 +31,7 @@ from edgeattn.exporters.quantize.onnx_token import for_one_token, joined
 from edgeattn.exporters.quantize.outcome import Outcome
 from edgeattn.exporters.quantize.search import _with_token
 from edgeattn.exporters.quantize.stage import _written
-from edgeattn.exporters.quantize.trials import Memory, Trial, Trials
+from edgeattn.exporters.quantize.trials import Memory, Trial, Trials, holding
 from edgeattn.loading import open_session
 from edgeattn.runtimes.base import LoadOptions
 from tests.edgeattn.decoding.small import write_tokenizer
@@ -270,18 +272,18 @@ def test_a_bundle_says_so_and_is_examined_token_by_token(llama: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("times", "expected"),
+    ("parts", "expected"),
     [
         ([(0.5, 0.6), (0.9, 0.4)], ("int8", "int4")),
-        ([(0.5, 0.4), (0.9, 0.6)], None),  # one is best at both
-        ([(0.5, 0.405), (0.9, 0.4)], None),  # no faster, for twice the weights
+        ([(0.9, 0.4), (0.5, 0.6)], ("int4", "int8")),
+        ([(0.5, 0.4), (0.9, 0.6)], ("int8", "int8")),
     ],
 )
 def test_the_best_at_each_are_put_together(
-    times: list[tuple[float, float]], expected: tuple[str, str] | None, llama: Path, tmp_path: Path
+    parts: list[tuple[float, float]], expected: tuple[str, str], llama: Path, tmp_path: Path
 ) -> None:
     shop = workshop(llama, ORT, tmp_path)
-    trials = [_trial(shop, name, parts) for name, parts in zip(("int8", "int4"), times, strict=True)]
+    trials = [_trial(shop, name, each) for name, each in zip(("int8", "int4"), parts, strict=True)]
     asked: list[Any] = []
 
     class Noting:
@@ -289,10 +291,18 @@ def test_the_best_at_each_are_put_together(
             asked.append(kinds)
 
     list(_with_token(Noting(), trials))  # type: ignore[arg-type]
-    names = [tuple(next(iter(part.values())).name for part in (for_prompts(kinds), for_token(kinds))) for kinds in asked]
-    assert names == ([expected] if expected else [])
+    (kinds,) = asked
+    assert tuple(next(iter(part.values())).name for part in (for_prompts(kinds), for_token(kinds))) == expected
 
 
-def _trial(shop: Workshop, name: str, parts: tuple[float, float]) -> Trial:
-    timed = Timed(0.6, 0.59, 0.61, "faster", seconds=0.1, prompt=0.1, parts=parts)
-    return Trial(all_in(shop, name), {name: 1}, "fp32", {}, 1, timed)
+def test_two_graphs_have_to_be_worth_their_weights(llama: Path, tmp_path: Path) -> None:
+    shop = workshop(llama, ORT, tmp_path)
+    one = _trial(shop, "int8", (0.6, 0.6), 0.60)
+    little, much = (replace(_trial(shop, "int8", (0.6, 0.6), value), token={"int4": 1}) for value in (0.59, 0.57))
+    assert holding([little, one], Budget(RISE, 1.0)) == [one, little]
+    assert holding([one, much], Budget(RISE, 1.0)) == [much, one]
+
+
+def _trial(shop: Workshop, name: str, parts: tuple[float, float], value: float = 0.6) -> Trial:
+    timed = Timed(value, value - 0.01, value + 0.01, "faster", seconds=0.1, prompt=0.1, parts=parts)
+    return Trial(all_in(shop, name), {name: 1}, "fp32", {RISE: 0.0}, 1, timed)
