@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,3 +58,11 @@ class Builder:
     def transpose(self, value: ir.Value, *permutation: int) -> ir.Value:
         """Transpose by a permutation."""
         return self.op("Transpose", value, perm=list(permutation))
+
+
+def both_orders(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """The two operands of a node that does not mind their order, one way and the other; none where one is left out."""
+    first, second = node.inputs
+    if first is not None and second is not None:
+        yield first, second
+        yield second, first

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgeattn.exporters.graph import Builder
+from edgeattn.exporters.graph import Builder, both_orders
 
 DOMAIN = "com.microsoft"
 _ELEMENTWISE = {"Unsqueeze", "Cast", "Cos", "Sin"}
@@ -76,7 +76,7 @@ def _written(b: Builder, turned: _Turned) -> ir.Value:
 def _turned(b: Builder, node: ir.Node) -> _Turned | None:
     if node.op_type != "Add" or node.domain:
         return None
-    for plain, across in _orders(node):
+    for plain, across in both_orders(node):
         for x, cos in _factors(plain):
             for rotated, sin in _factors(across):
                 if _is_rotated(rotated, x) and _fits(cos, x) and _fits(sin, x):
@@ -86,17 +86,10 @@ def _turned(b: Builder, node: ir.Node) -> _Turned | None:
     return None
 
 
-def _orders(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
-    first, second = node.inputs
-    if first is not None and second is not None:
-        yield first, second
-        yield second, first
-
-
 def _factors(product: ir.Value) -> Iterator[tuple[ir.Value, ir.Value]]:
     node = product.producer()
     if node is not None and node.op_type == "Mul" and not node.domain:
-        yield from _orders(node)
+        yield from both_orders(node)
 
 
 def _is_rotated(value: ir.Value, x: ir.Value) -> bool:

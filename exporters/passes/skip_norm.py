@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from edgeattn.exporters.graph import Builder
+from edgeattn.exporters.graph import Builder, both_orders
 from edgeattn.exporters.lowerings.contrib import DOMAIN
 
 
@@ -84,12 +84,8 @@ def _is_sum(value: ir.Value, weight: ir.Value) -> bool:
 
 def _orders(node: ir.Node | None, op_type: str) -> Iterator[tuple[ir.Value, ir.Value]]:
     """The two operands of `node`, if it is such an operator, in both orders."""
-    if node is None or node.op_type != op_type or node.domain:
-        return
-    first, second = node.inputs
-    if first is not None and second is not None:
-        yield first, second
-        yield second, first
+    if node is not None and node.op_type == op_type and not node.domain:
+        yield from both_orders(node)
 
 
 def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:

@@ -30,7 +30,8 @@ def search(trials: Trials, budget: Budget, seconds: float) -> list[Trial]:
     alone = [trials.run(dict.fromkeys(layers, kind)) for kind in kinds_for(runtime)]
     found = [*alone, *_mixtures(trials, budget, alone, _ratio, deadline)]
     if trials.workshop.writes_token:
-        found += _mixtures(trials, budget, [trial for trial in alone if trial.faster], _token, deadline)
+        by_token = _mixtures(trials, budget, alone, _token, deadline)
+        found += [mixed for mixed in by_token if all(mixed.kinds != other.kinds for other in found)]
         found += _with_token(trials, holding(found, budget))
     if trials.workshop.keeps_cache:
         found += _smaller_caches(trials, next(iter(holding(found, budget)), None))
