@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir import tape
 
 IR_VERSION = 10
@@ -66,3 +67,11 @@ def both_orders(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
     if first is not None and second is not None:
         yield first, second
         yield second, first
+
+
+def stored(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    """A constant of a whole graph, which several nodes may read."""
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value

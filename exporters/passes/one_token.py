@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeattn.exporters.graph import stored
 from edgeattn.exporters.lowerings.contrib import DOMAIN
 from edgeattn.exporters.raising.parts import Part, part, running
 from edgeattn.exporters.sites import SPEC_KEY
@@ -81,7 +82,7 @@ class OneToken(ir.passes.InPlacePass):
             alone = _rows(found, np.array([position]))
             if alone is None or any((one[0] != table[position]).any() for one, table in zip(alone, every, strict=True)):
                 return []
-        return [_stored(graph, f"{value.name}.table", table) for value, table in zip(values[1:], every, strict=True)]
+        return [stored(graph, f"{value.name}.table", table) for value, table in zip(values[1:], every, strict=True)]
 
 
 def _see_all(node: ir.Node) -> bool:
@@ -117,10 +118,3 @@ def _rows(found: Part, positions: NDArray[np.int64]) -> list[NDArray[np.float32]
         results = session.run(feeds)
     lines = results["0"].reshape(-1)
     return [results[name][lines] for name in ("1", "2")] if len(lines) == len(positions) else None
-
-
-def _stored(graph: ir.Graph, name: str, table: NDArray[np.float32]) -> ir.Value:
-    tensor = ir.tensor(table, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(table.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value

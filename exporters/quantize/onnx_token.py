@@ -19,6 +19,7 @@ from onnx_ir.passes import common
 from edgeattn.decoding.session import MASK, POSITIONS
 from edgeattn.exporters.passes.one_token import OneToken
 from edgeattn.exporters.passes.skip_norm import AddAndNormalize
+from edgeattn.exporters.passes.vector_products import VectorProducts
 from edgeattn.exporters.quantize.onnx_file import plain
 from edgeattn.manifest import TOKENS
 
@@ -31,7 +32,9 @@ def for_one_token(path: Path, limit: int | None) -> onnx.ModelProto:
     """The decoder at `path` as it can be where one row of one token is read, whose position is below `limit` and which has no padding
     before it; made ready for the quantizers as `onnx_file.read` does."""
     model = ir.load(path)
-    ir.passes.Sequential(OneToken(POSITIONS, limit), AddAndNormalize(), common.RemoveUnusedNodesPass())(model)
+    ir.passes.Sequential(
+        OneToken(POSITIONS, limit), VectorProducts(), AddAndNormalize(), common.RemoveUnusedNodesPass()
+    )(model)
     written = ir.to_proto(model)
     onnx.load_external_data_for_model(written, str(path.parent))
     return plain(written)
