@@ -19,7 +19,7 @@ from edgeattn.machine import cpu_identity
 from edgeattn.manifest import FP32
 from edgeattn.runtimes.base import Session
 
-_FORMAT = 9
+_FORMAT = 10
 _WORTH = 0.97
 """Of the time of what has one graph, that two of them may take at most, which hold nearly twice the weights."""
 
