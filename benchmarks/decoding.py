@@ -44,8 +44,6 @@ LIMIT = "bare MatMuls on "
 OURS = "edgeattn on "
 CHUNK = 256
 """A past is read in pieces of this many tokens: nobody's memory of a whole long prompt's logits is measured here."""
-TURN = 8
-"""Tokens that a candidate makes in a row."""
 _NEAR = 0.95
 """The cosine of logits in smaller numbers with PyTorch's."""
 
@@ -164,9 +162,9 @@ def steps(
 ) -> dict[str, list[float]]:
     """Seconds of one token, its choice included, behind `past` others; and of the bare products."""
     for decoder in decoders.values():
-        fill(decoder, _random(past, arguments.vocabulary), (1 + arguments.turns) * TURN)
+        fill(decoder, _random(past, arguments.vocabulary), (1 + arguments.turns) * arguments.in_a_row)
     candidates = [*map(Greedy, decoders.values()), *limits.values()]
-    times = interleave(candidates, arguments.turns, warmup=1, in_a_row=TURN, between=cores.look)
+    times = interleave(candidates, arguments.turns, warmup=1, in_a_row=arguments.in_a_row, between=cores.look)
     return dict(zip((*decoders, *limits), times, strict=True))
 
 
@@ -249,7 +247,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("-r", "--runtime", action="append", help="of ours; default: onnxruntime and openvino")
     parser.add_argument("--past", type=int, action="append", help="tokens before those timed; default 128, 1024 and 4096")
     parser.add_argument("--prompt", type=int, default=256)
-    parser.add_argument("--turns", type=int, default=11, help=f"turns of {TURN} tokens timed behind each past")
+    parser.add_argument("--turns", type=int, default=6, help="turns timed behind each past")
+    parser.add_argument("--in-a-row", type=int, default=32, help="tokens that a candidate makes in a turn")
     parser.add_argument("--repeats", type=int, default=11, help="prompts timed")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gguf", type=Path, help="the bundle's source; default: that of the name `smollm2`")

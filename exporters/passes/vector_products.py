@@ -8,7 +8,6 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeattn.exporters.graph import Builder, stored
-from edgeattn.exporters.lowerings.contrib import DOMAIN
 
 _KEY, _PAST, _SINK = 1, 3, 11
 """Places of the new keys, the past ones and the sinks among the operator's inputs."""

@@ -32,9 +32,7 @@ def for_one_token(path: Path, limit: int | None) -> onnx.ModelProto:
     """The decoder at `path` as it can be where one row of one token is read, whose position is below `limit` and which has no padding
     before it; made ready for the quantizers as `onnx_file.read` does."""
     model = ir.load(path)
-    ir.passes.Sequential(
-        OneToken(POSITIONS, limit), VectorProducts(), AddAndNormalize(), common.RemoveUnusedNodesPass()
-    )(model)
+    ir.passes.Sequential(OneToken(POSITIONS, limit), VectorProducts(), AddAndNormalize(), common.RemoveUnusedNodesPass())(model)
     written = ir.to_proto(model)
     onnx.load_external_data_for_model(written, str(path.parent))
     return plain(written)

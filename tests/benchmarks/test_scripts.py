@@ -49,7 +49,7 @@ def test_workers_are_calmed_before_anything_loads_them(path: Path) -> None:
 
 def test_decoding_measures_ours_and_its_limit_in_the_same_rounds(small_bundle: Path, tmp_path: Path) -> None:
     report = tmp_path / "decoding.json"
-    sizes = ["--prompt", "16", "--past", "7", "--past", "33", "--turns", "5", "--repeats", "2"]
+    sizes = ["--prompt", "16", "--past", "7", "--past", "33", "--turns", "5", "--in-a-row", "3", "--repeats", "2"]
     printed = run("decoding.py", str(small_bundle), "-r", "onnxruntime", *sizes, "--json", str(report))
     found = json.loads(report.read_text())
     ours, limit = found["rows"]
