@@ -50,30 +50,28 @@ def write_tokenizer(folder: Path) -> int:
     return int(tokenizer.get_vocab_size())
 
 
-def export_small(folder: Path) -> Small:
-    """Written into an empty folder."""
-    source = folder / "small"
-    source.mkdir()
+def write_model(folder: Path, config: type[Any], **settings: Any) -> Any:
+    """A language model with random weights, written to a new folder with its tokenizer: attention far from uniform, and a next token
+    that depends on it."""
+    folder.mkdir()
     torch.manual_seed(0)
-    config = transformers.MistralConfig(
-        vocab_size=write_tokenizer(source),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CAPACITY,
-        sliding_window=WINDOW,
-        eos_token_id=0,
-        bos_token_id=0,
-        pad_token_id=0,
-    )
-    model: Any = transformers.MistralForCausalLM(config).eval()
-    with torch.no_grad():  # attention far from uniform, and a next token that depends on it
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    vocabulary = write_tokenizer(folder)
+    model: Any = transformers.AutoModelForCausalLM.from_config(config(vocab_size=vocabulary, **sizes, **settings)).eval()
+    with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(6.0)
-    model.save_pretrained(source)
+    model.save_pretrained(folder)
+    return model
+
+
+def export_small(folder: Path) -> Small:
+    """Written into an empty folder."""
+    source = folder / "small"
+    special = {"eos_token_id": 0, "bos_token_id": 0, "pad_token_id": 0}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": CAPACITY, "sliding_window": WINDOW}
+    model = write_model(source, transformers.MistralConfig, **sizes, **special)
     (source / "tokenizer_config.json").write_text(json.dumps({"bos_token": {"content": "<end>"}, "eos_token": "<end>"}))
     (source / "chat_template.jinja").write_text(TEMPLATE)
     edgeattn.export(str(source), output=folder / "out", runtimes=[f"{name}:cpu" for name in RUNTIMES], cache=True)

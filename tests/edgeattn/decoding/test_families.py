@@ -21,7 +21,13 @@ from edgeattn.bundle import Bundle, open_bundle
 from edgeattn.decoding import load_decoder
 from edgeattn.decoding.evidence import read_evidence
 from edgeattn.decoding.generating import generate
+from edgeattn.decoding.session import DecoderSession
+from edgeattn.exporters.quantize import onnx_io
+from edgeattn.exporters.quantize.onnx_token import for_one_token
+from edgeattn.manifest import PAST
 from edgeattn.parity import compare_arrays
+from edgeattn.runtimes import registry
+from edgeattn.runtimes.base import LoadOptions
 from tests.edgeattn.decoding.small import RUNTIMES
 from tests.exporters.families.building import Family, build
 from tests.exporters.families.test_decoders import FAMILIES
@@ -127,6 +133,19 @@ def test_both_branches_of_a_fork_are_right(exported: Exported, runtime: str) -> 
         for i in range(11, 24):
             for branch, text, logits in zip((session, fork), texts.numpy(), expected, strict=True):
                 _agree(branch.decode(text[:, i]), logits[:, i])
+
+
+def test_a_graph_for_a_single_token_is_the_same_model(exported: Exported, tmp_path: Path) -> None:
+    token = for_one_token(exported.bundle.path / "onnxruntime-cpu.onnx", exported.bundle.manifest.limits.get(PAST))
+    onnx_io.write(token, tmp_path / "token.onnx", "token.bin")
+    text = torch.randint(3, 50, (1, 24), generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        expected = exported.model(text, use_cache=False).logits.numpy()
+    flavour = exported.bundle.manifest.flavour("onnxruntime:cpu")
+    assert flavour is not None
+    with registry.get("onnxruntime").load(tmp_path / "token.onnx", LoadOptions(cache=flavour.cache)) as session:
+        decoder = DecoderSession(session)
+        _agree(np.stack([decoder.prefill(text[:, i : i + 1].numpy())[:, 0] for i in range(24)], axis=1), expected)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

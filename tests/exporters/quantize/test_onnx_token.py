@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import torch
 import transformers
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
@@ -34,7 +33,7 @@ from edgeattn.exporters.quantize.stage import _written
 from edgeattn.exporters.quantize.trials import Memory, Trial, Trials, holding
 from edgeattn.loading import open_session
 from edgeattn.runtimes.base import LoadOptions
-from tests.edgeattn.decoding.small import write_tokenizer
+from tests.edgeattn.decoding.small import write_model
 from tests.exporters.quantize.small_encoder import all_in, workshop
 from tests.exporters.quantize.test_stage import check
 from tests.exporters.quantize.trying import windows
@@ -46,29 +45,18 @@ FILE = "onnxruntime-cpu.onnx"
 Feeds = dict[str, NDArray[Any]]
 
 
+def exported(folder: Path, config: type[Any], **settings: Any) -> Path:
+    """A decoder whose attention sees everything before it, with heads that the operator can turn."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "max_position_embeddings": LIMIT}
+    write_model(folder / "source", config, **sizes, **settings)
+    edgeattn.export(str(folder / "source"), output=folder / "out", runtimes=["onnxruntime:cpu"], cache=True)
+    return folder / "out"
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A decoder whose attention sees everything before it, with heads that the operator can turn. Do not write into it."""
-    folder = tmp_path_factory.mktemp("llama")
-    source = folder / "source"
-    source.mkdir()
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=write_tokenizer(source),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=KEYS,
-        max_position_embeddings=LIMIT,
-    )
-    model: Any = transformers.LlamaForCausalLM(config).eval()
-    with torch.no_grad():  # attention far from uniform
-        for parameter in model.parameters():
-            parameter.mul_(6.0 if parameter.ndim == 2 else 1.0)
-    model.save_pretrained(source)
-    edgeattn.export(str(source), output=folder / "out", runtimes=["onnxruntime:cpu"], cache=True)
-    return folder / "out"
+    """Do not write into it."""
+    return exported(tmp_path_factory.mktemp("llama"), transformers.LlamaConfig)
 
 
 def feeds(
@@ -153,6 +141,36 @@ def test_it_has_few_operators(llama: Path) -> None:
     assert found["SkipSimplifiedLayerNormalization"] == 4  # of five: nothing is added before the first
     assert not found.keys() & {"RotaryEmbedding", "Cos", "Where", "LessOrEqual"}
     assert found["Split"] == 2  # of a gate and what it opens
+
+
+STRETCHED = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        (transformers.LlamaConfig, {"rope_parameters": STRETCHED}),
+        (transformers.Qwen3Config, {"head_dim": SIZE}),
+        (transformers.Qwen2Config, {}),
+        (transformers.PhiConfig, {"partial_rotary_factor": 0.5}),
+    ],
+    ids=["stretched positions", "normalized queries", "biases", "half of a head turned"],
+)
+def test_other_families_keep_their_numbers(config: type[Any], settings: dict[str, Any], tmp_path: Path) -> None:
+    path = exported(tmp_path, config, **settings) / FILE
+    token = for_one_token(path, LIMIT)
+    assert ("RotaryEmbedding" in operators(token)) == (config is transformers.PhiConfig)
+    (tmp_path / "runs").mkdir()
+    for fed in (feeds(past=0), feeds(), feeds(position=50)):
+        for name, array in run(read(path), tmp_path / "runs", fed).items():
+            np.testing.assert_allclose(run(token, tmp_path / "runs", fed)[name], array, atol=2e-4, err_msg=name)
 
 
 def test_a_window_is_still_said_and_small_heads_are_turned_outside(decoder: Path, tmp_path: Path) -> None:
