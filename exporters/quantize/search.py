@@ -12,12 +12,15 @@ from edgeattn.exporters.quantize.kinds import CACHE, Kind, Kinds, Layer, cache_k
 from edgeattn.exporters.quantize.trials import Trial, Trials, holding
 
 _FINALISTS = 3
-_HALVES = 2
+_HALVED = 6
+"""Groups of a mixture that are tried in halves where they do not fit."""
 _HOPELESS = 2.0
 """Losses of groups about add up: where they come to so many budgets, nothing is tried."""
 _MARGIN = 0.1
 """Share of the budget that a mixture leaves for inputs other than those of the search."""
 
+Group = Sequence[str]
+"""Layers that change together."""
 Slowness = Callable[[Trial], float]
 """What the best has least of."""
 
@@ -83,18 +86,39 @@ def _mixture(trials: Trials, budget: Budget, fast: Kind, careful: Trial | None, 
     they were; None where not even one group of them is."""
     layers = trials.workshop.layers
     quick = trials.quick()
-    lost = [(_lost(quick, budget, group, fast), group) for group in _groups(layers)]
-    taken: list[Sequence[str]] = []
-    expected = 0.0
-    for loss, group in sorted(lost, key=lambda pair: pair[0] / sum(layers[layer].elements for layer in pair[1])):
-        if time.monotonic() > deadline:
-            break
-        if expected + loss > _HOPELESS * budget.allowed:
-            continue
-        if budget.holds(trials.run(_kinds([*taken, group], fast, careful), timed=False).scores):
+
+    def keeps(groups: Sequence[Group], expected: float) -> bool:
+        hopeless = expected > _HOPELESS * budget.allowed
+        return not hopeless and budget.holds(trials.run(_kinds(groups, fast, careful), timed=False).scores)
+
+    def size(group: Group) -> int:
+        return sum(layers[layer].elements for layer in group)
+
+    taken = _as_many(_groups(layers), lambda group: _lost(quick, budget, group, fast), keeps, size, deadline)
+    return trials.run(_kinds(taken, fast, careful)) if taken else None
+
+
+def _as_many(
+    groups: Sequence[Group],
+    lost: Callable[[Group], float],
+    keeps: Callable[[Sequence[Group], float], bool],
+    size: Callable[[Group], int],
+    deadline: float,
+) -> list[Group]:
+    """Of `groups`, one after the other, what loses least for its size, as long as all of them together, with the sum of what each
+    loses, keep the budget; of one with which they do not, its halves."""
+    waiting = [(lost(group), group) for group in groups]
+    taken: list[Group] = []
+    expected, halved = 0.0, 0
+    while waiting and time.monotonic() <= deadline:
+        loss, group = waiting.pop(min(range(len(waiting)), key=lambda i: waiting[i][0] / size(waiting[i][1])))
+        if keeps([*taken, group], expected + loss):
             taken.append(group)
             expected += loss
-    return trials.run(_kinds(taken, fast, careful)) if taken else None
+        elif len(group) > 1 and halved < _HALVED:
+            halved += 1
+            waiting += [(lost(half), half) for half in _halves(group)]
+    return taken
 
 
 def _stricter(budget: Budget) -> Budget:
@@ -102,26 +126,28 @@ def _stricter(budget: Budget) -> Budget:
     return Budget(budget.metric, budget.perfect - (1 - _MARGIN) * (budget.perfect - budget.bound))
 
 
-def _kinds(groups: Sequence[Sequence[str]], fast: Kind, careful: Trial | None) -> Kinds:
+def _kinds(groups: Sequence[Group], fast: Kind, careful: Trial | None) -> Kinds:
     return {**(careful.kinds if careful else {}), **{layer: fast for group in groups for layer in group}}
 
 
-def _lost(trials: Trials, budget: Budget, group: Sequence[str], fast: Kind) -> float:
+def _lost(trials: Trials, budget: Budget, group: Group, fast: Kind) -> float:
     """What the metric loses by this group alone."""
     scores = trials.run(dict.fromkeys(group, fast), timed=False).scores
     return budget.miss(scores) + budget.allowed
 
 
-def _groups(layers: Mapping[str, Layer]) -> list[list[str]]:
+def _groups(layers: Mapping[str, Layer]) -> list[Group]:
     """Layers of one role, in the first and in the second half of the stack."""
     roles: dict[str, list[str]] = {}
     for name, layer in layers.items():
         roles.setdefault(layer.role, []).append(name)
-    halves = []
-    for names in roles.values():
-        size = -(-len(names) // _HALVES)
-        halves += [names[start : start + size] for start in range(0, len(names), size)]
-    return halves
+    return [half for names in roles.values() for half in _halves(names)]
+
+
+def _halves(names: Sequence[str]) -> list[list[str]]:
+    """The first and the second; one where there is only one."""
+    middle = -(-len(names) // 2)
+    return [list(half) for half in (names[:middle], names[middle:]) if half]
 
 
 def _ratio(trial: Trial) -> float:

@@ -15,7 +15,7 @@ from edgeattn.exporters.quantize import candidate, exams
 from edgeattn.exporters.quantize.candidate import Timed, Workshop, steps_within
 from edgeattn.exporters.quantize.kinds import ORT, Kinds, Layer, kind
 from edgeattn.exporters.quantize.metric import MetricExam, load_metric, measured
-from edgeattn.exporters.quantize.search import _groups, _mixture, search
+from edgeattn.exporters.quantize.search import _as_many, _groups, _mixture, search
 from edgeattn.exporters.quantize.stage import Wish, _chosen
 from edgeattn.exporters.quantize.trials import Memory, Trial, Trials, holding
 from edgeattn.exporters.quantize.writers import OnnxWriter
@@ -111,6 +111,41 @@ def test_groups_are_halves_of_a_role() -> None:
         ["down0", "down1", "down2"],
         ["down3", "down4"],
     ]
+
+
+LOSSES = {"a": 1.0, "b": 2.0, "c": 9.0, "d": 9.5, "e": 1.5, "f": 30.0, "g": 30.0}
+
+
+def as_many(groups: list[list[str]], allowed: float, deadline: float = FAR) -> tuple[set[str], list[str]]:
+    """What is taken where losses add up, and what was tried, in that order."""
+    tried: list[str] = []
+
+    def lost(group: Sequence[str]) -> float:
+        return sum(LOSSES[name] for name in group)
+
+    def keeps(groups: Sequence[Sequence[str]], expected: float) -> bool:
+        tried.append("".join(groups[-1]))
+        assert expected == sum(map(lost, groups))
+        return expected <= allowed
+
+    taken = _as_many(groups, lost, keeps, len, deadline)
+    return {name for group in taken for name in group}, tried
+
+
+def test_a_group_that_does_not_fit_is_tried_in_halves() -> None:
+    groups = [["a", "b", "c", "d"], ["e"], ["f", "g"]]
+    assert as_many(groups, 14) == ({"a", "b", "e", "c"}, ["e", "abcd", "ab", "cd", "c", "d", "fg", "f", "g"])
+    assert as_many(groups, 1) == ({"a"}, ["e", "abcd", "ab", "a", "b", "cd", "c", "d", "fg", "f", "g"])
+    assert as_many(groups, 100) == (set("abcdefg"), ["e", "abcd", "fg"])
+
+
+def test_halving_comes_to_an_end() -> None:
+    _, tried = as_many([["f"] * 64], 0)
+    assert len(tried) < 2 * 6 + 2
+
+
+def test_nothing_is_tried_when_time_is_over() -> None:
+    assert as_many([["a"]], 100, deadline=0) == (set(), [])
 
 
 def test_the_order_is_the_same_each_time(
