@@ -39,7 +39,8 @@ def for_one_token(path: Path, limit: int | None) -> onnx.ModelProto:
 
 
 def joined(prompts: onnx.ModelProto, token: onnx.ModelProto, limit: int | None) -> onnx.ModelProto:
-    """A model with the inputs and outputs of `prompts` that runs `token` where `for_one_token` allows it."""
+    """A model with the inputs and outputs of `prompts` that runs `token` where `for_one_token` allows it. Raises ValueError where the two
+    mean other versions of an operator set."""
     shared = _shared(prompts, token)
     graph = prompts.graph
     nodes, constants = _is_one_token(limit)
@@ -47,7 +48,12 @@ def joined(prompts: onnx.ModelProto, token: onnx.ModelProto, limit: int | None) 
     nodes.append(helper.make_node("If", ["is_one_token"], [value.name for value in graph.output], "by_length", **branches))
     weights = [tensor for tensor in graph.initializer if tensor.name in shared]
     both = helper.make_graph(nodes, graph.name, graph.input, graph.output, [*weights, *constants])
-    versions = {entry.domain: entry.version for entry in (*token.opset_import, *prompts.opset_import)}
+    versions: dict[str, int] = {}
+    for entry in (*token.opset_import, *prompts.opset_import):
+        if versions.setdefault(entry.domain, entry.version) != entry.version:
+            raise ValueError(
+                f"one graph has version {versions[entry.domain]} of {entry.domain or 'ai.onnx'}, the other {entry.version}"
+            )
     opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
     model = helper.make_model(both, opset_imports=opsets, ir_version=prompts.ir_version)
     model.metadata_props.extend(prompts.metadata_props)

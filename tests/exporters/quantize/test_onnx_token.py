@@ -214,6 +214,13 @@ def test_without_a_limit_there_is_no_table(llama: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(run(both, tmp_path, fed)["logits"], 2 * expected, rtol=1e-3, atol=1e-3)
 
 
+def test_graphs_of_other_operator_sets_are_not_joined(llama: Path) -> None:
+    prompts, token = read(llama / FILE), for_one_token(llama / FILE, LIMIT)
+    next(entry for entry in token.opset_import if not entry.domain).version += 1
+    with pytest.raises(ValueError, match=r"version \d+ of ai\.onnx"):
+        joined(prompts, token, LIMIT)
+
+
 def test_weights_alike_are_written_once(llama: Path) -> None:
     prompts, token = read(llama / FILE), for_one_token(llama / FILE, LIMIT)
     both = joined(prompts, token, LIMIT)
