@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -311,13 +312,46 @@ def test_the_best_at_each_are_put_together(
     trials = [_trial(shop, name, each) for name, each in zip(("int8", "int4"), parts, strict=True)]
     asked: list[Any] = []
 
+    _put_together(trials, asked, lambda trial: trial)
+    (kinds,) = asked
+    assert tuple(next(iter(part.values())).name for part in (for_prompts(kinds), for_token(kinds))) == expected
+
+
+def test_what_may_be_the_best_is_timed_side_by_side(llama: Path, tmp_path: Path) -> None:
+    """Times of one trial and of another are of other moments of the machine."""
+    shop = workshop(llama, ORT, tmp_path)
+    parts = {
+        "int8": (0.50, 0.60),
+        "int8-g128": (0.51, 0.59),
+        "int4": (0.90, 0.40),
+        "int8-dynamic": (0.90, 0.61),
+        "fp16": (0.95, 0.95),
+    }
+    asked: list[Any] = []
+    timed: list[str] = []
+
+    def slower_prompts(trial: Trial) -> Trial:
+        (name,) = trial.used
+        timed.append(name)
+        return _trial(shop, name, (0.6 if name == "int8" else parts[name][0], parts[name][1]))
+
+    _put_together([_trial(shop, name, each) for name, each in parts.items()], asked, slower_prompts)
+    assert sorted(timed) == ["int4", "int8", "int8-g128"]
+    (kinds,) = asked
+    assert [next(iter(part.values())).name for part in (for_prompts(kinds), for_token(kinds))] == ["int8-g128", "int4"]
+
+
+def _put_together(trials: list[Trial], asked: list[Any], again: Callable[[Trial], Trial]) -> None:
+    """What `_with_token` would run goes to `asked`; side by side, a trial takes what it takes `again`."""
+
     class Noting:
         def run(self, kinds: Any) -> None:
             asked.append(kinds)
 
+        def side_by_side(self, trials: Sequence[Trial]) -> list[Trial]:
+            return [again(trial) for trial in trials]
+
     list(_with_token(Noting(), trials))  # type: ignore[arg-type]
-    (kinds,) = asked
-    assert tuple(next(iter(part.values())).name for part in (for_prompts(kinds), for_token(kinds))) == expected
 
 
 def test_two_graphs_have_to_be_worth_their_weights(llama: Path, tmp_path: Path) -> None:
