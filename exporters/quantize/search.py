@@ -28,8 +28,8 @@ Slowness = Callable[[Trial], float]
 
 
 def search(trials: Trials, budget: Budget, seconds: float) -> list[Trial]:
-    """Everything that was tried and timed, in that order; of what keeps the budget the fastest side by side. No mixture is begun when
-    `seconds` are over."""
+    """Everything that was tried and timed, in that order; of what keeps the budget the fastest side by side, before it is said whose
+    cache is to be smaller, and after. No mixture is begun when `seconds` are over."""
     deadline = time.monotonic() + seconds
     layers, runtime = trials.workshop.layers, trials.workshop.runtime.name
     alone = [trials.run(dict.fromkeys(layers, kind)) for kind in kinds_for(runtime)]
@@ -38,9 +38,17 @@ def search(trials: Trials, budget: Budget, seconds: float) -> list[Trial]:
         by_token = _mixtures(trials, budget, alone, _token, deadline)
         found += [mixed for mixed in by_token if all(mixed.kinds != other.kinds for other in found)]
         found += _with_token(trials, holding(found, budget))
+    found = _compared(trials, found, holding(found, budget)[:_FINALISTS])
     if trials.workshop.keeps_cache:
-        found += _smaller_caches(trials, next(iter(holding(found, budget)), None))
-    finalists = holding(found, budget)[:_FINALISTS]
+        smaller = list(_smaller_caches(trials, next(iter(holding(found, budget)), None)))
+        found += smaller
+        if kept := holding(smaller, budget):
+            found = _compared(trials, found, [*(trial for trial in holding(found, budget) if trial.compared), *kept])
+    return found
+
+
+def _compared(trials: Trials, found: Sequence[Trial], finalists: Sequence[Trial]) -> list[Trial]:
+    """`found`, in that order, with the times of `finalists`, which are some of them, side by side."""
     again = dict(zip(map(id, finalists), trials.side_by_side(finalists), strict=True)) if finalists else {}
     return [again.get(id(trial), trial) for trial in found]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,12 @@ from edgeattn.bundle import open_bundle
 from edgeattn.decoding import load_decoder
 from edgeattn.errors import UsageError
 from edgeattn.exams import RISE, Budget
+from edgeattn.exporters.quantize.candidate import Timed
 from edgeattn.exporters.quantize.exams import text_exam
-from edgeattn.exporters.quantize.kinds import CACHE, OPENVINO, kinds_of
+from edgeattn.exporters.quantize.kinds import CACHE, OPENVINO, kind, kinds_of
 from edgeattn.exporters.quantize.search import search
 from edgeattn.exporters.quantize.stage import Wish
-from edgeattn.exporters.quantize.trials import Memory, Trials
+from edgeattn.exporters.quantize.trials import Memory, Trial, Trials, holding
 from edgeattn.loading import open_session
 from edgeattn.runtimes import registry
 from edgeattn.runtimes.base import LoadOptions
@@ -81,6 +84,29 @@ def test_a_search_tries_it_with_the_best_so_far(decoder: Path, tmp_path: Path) -
         layers = {layer: kind for layer, kind in half.kinds.items() if layer != CACHE}
         assert layers in [{}, *(trial.kinds for trial in found[:-2] if trial.faster)]
         assert eighth.scores != half.scores
+
+
+def test_whose_cache_is_smaller_is_settled_side_by_side(decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[list[Trial]] = []
+    real = Trials.side_by_side
+
+    def turned_round(self: Trials, finalists: Sequence[Trial]) -> list[Trial]:
+        again = real(self, finalists)
+        rounds.append(again)
+        values = [0.5 - 0.1 * place for place in range(len(again))]
+        times = [Timed(value, value, value, "faster", 1.0) for value in values]  # the last of them is the fastest now
+        return [replace(trial, time=time) for trial, time in zip(again, times, strict=True)]
+
+    monkeypatch.setattr(Trials, "side_by_side", turned_round)
+    shop = workshop(decoder, OPENVINO, tmp_path, windows(8))
+    with open_session(shop.bundle, [shop.flavour], shop.runtime, LoadOptions(threads=1)) as full:
+        exam = text_exam(full, windows(4, seed=1))
+        found = search(Trials(shop, full, exam, Memory(shop, exam), lambda _: None), Budget(RISE, 1.0), 60.0)
+    first, second = rounds
+    best = first[-1].kinds
+    assert [trial.kinds for trial in found[-2:]] == [{**best, CACHE: kind(OPENVINO, f"kv-{name}")} for name in ("int8", "fp16")]
+    assert sorted(trial.name for trial in second) == sorted(trial.name for trial in (*first, *found[-2:]))
+    assert holding(found, Budget(RISE, 1.0))[0].kinds == second[-1].kinds
 
 
 @pytest.mark.parametrize(
