@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from edgeattn.errors import UsageError
+from edgeattn.manifest import TensorInfo
 from edgeattn.runtimes.base import Array, Session, validate_feeds
 
 State = TypeVar("State")
@@ -36,9 +38,13 @@ class Carried(Generic[State]):
             FeedError, RuntimeRunError: as `Session.run`.
             UsageError: the session is closed.
         """
+        return self.advance(validate_feeds(self._fed, feeds))
+
+    def advance(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """`step` with feeds that are C-contiguous and known to fit: they are not looked at, which takes longer than some operators."""
         if self.session._closed:
             raise UsageError("the session is closed; load the bundle again")
-        outputs, self._state = self._advance(validate_feeds(self._fed, feeds))
+        outputs, self._state = self._advance(feeds)
         return outputs
 
     def reset(self) -> None:
@@ -59,7 +65,7 @@ class Carried(Generic[State]):
         """The start in the runtime's own form."""
         raise NotImplementedError
 
-    def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], State]:
+    def _advance(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], State]:
         """Run; the outputs and the new state."""
         raise NotImplementedError
 
@@ -74,7 +80,7 @@ class CarriedArrays(Carried[dict[str, Any]]):
     def _hold(self, values: Mapping[str, Array]) -> dict[str, Any]:
         return dict(values)
 
-    def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Any]]:
+    def _advance(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Any]]:
         results = self.session._run({**feeds, **self._state})
         state = {target: results[name] for name, target in self._pairs.items()}
         return {name: results[name] for name in self._given}, {**self._state, **state}
@@ -89,14 +95,31 @@ def last(array: Array, count: int) -> Array:
     return array[:, :, array.shape[LENGTH] - count :].copy()
 
 
-def total_length(session: Session, feeds: Mapping[str, Array]) -> int:
-    """Positions in the cache after a run: the size that the present's length has among the inputs.
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Where a size is found among feeds."""
+
+    name: str
+    axis: int
+
+    def size(self, feeds: Mapping[str, Array]) -> int:
+        """Of what is fed."""
+        return int(feeds[self.name].shape[self.axis])
+
+
+def axis_of(dim: int | str, inputs: Iterable[TensorInfo]) -> Axis | None:
+    """The first of `inputs` that has a dimension of this name, and which of its axes it is."""
+    return next((Axis(info.name, info.dims.index(dim)) for info in inputs if dim in info.dims), None)
+
+
+def total_axis(session: Session) -> Axis:
+    """Where feeds tell how many positions are in the cache after a run: the axis of an input that has the present's length.
 
     Raises:
         UsageError: no input has it.
     """
     present = next(info.dims[LENGTH] for info in session.outputs if len(info.dims) == 4)
-    for info in session.inputs:
-        if info.name in feeds and present in info.dims:
-            return int(feeds[info.name].shape[info.dims.index(present)])
-    raise UsageError(f"no input has the axis {present!r}, which says how much of a cache is used; export the model again")
+    found = axis_of(present, session.inputs)
+    if found is None:
+        raise UsageError(f"no input has the axis {present!r}, which says how much of a cache is used; export the model again")
+    return found

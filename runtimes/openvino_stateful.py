@@ -6,11 +6,12 @@ Attention is fused with its cache there, so that a step writes what is new behin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from edgeattn.openvino_ir import Note
 from edgeattn.runtimes.base import Array, Effective, Session, wrap_failure
-from edgeattn.runtimes.carrying import LENGTH, Carried, total_length
+from edgeattn.runtimes.carrying import LENGTH, Axis, Carried, total_axis
 from edgeattn.runtimes.heap import give_back
 from edgeattn.runtimes.openvino_ports import cause
 from edgeattn.runtimes.openvino_request import run
@@ -31,6 +32,11 @@ class StatefulSession(Session):
 
     def carrying(self, pairs: Mapping[str, str], start: Mapping[str, Array]) -> Carried[Any]:
         return StatefulChain(self, pairs, start)
+
+    @cached_property
+    def total(self) -> Axis:
+        """Where feeds tell P + S. Raises UsageError as `total_axis`."""
+        return total_axis(self)
 
     def request(self) -> Any:
         """An infer request, with states of its own."""
@@ -55,6 +61,7 @@ class States:
         states = {state.name: state for state in self._request.query_state()}
         self._states = {past: states[name] for past, (_, name) in session.variables.items()}
         self._given = [info.name for info in session.outputs if info.name not in {p for p, _ in session.variables.values()}]
+        self._held: dict[str, Array] = {}
 
     def set(self, arrays: Mapping[str, Array]) -> None:
         """Hold these arrays. Nothing at all, P = 0, is what a reset request begins with, whatever its rows."""
@@ -71,11 +78,23 @@ class States:
 
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run on the inputs that are no past; the outputs that are no present."""
+        changed = {name: array.copy() for name, array in feeds.items() if not self._refilled(name, array)}
         try:
-            run(self._request, feeds)
+            run(self._request, changed)
+            self._held |= changed
             return {name: self._request.get_tensor(name).data.copy() for name in self._given}
         except Exception as error:  # its exceptions share no base below Exception
             raise wrap_failure(self._runtime, "run the model", cause(error)) from error
+
+    def _refilled(self, name: str, array: Array) -> bool:
+        """Write an input into the array of ours that the request has for it, where that is of its shape: giving it another takes
+        longer than some operators, and most inputs of a step have the shape that they had in the step before."""
+        held = self._held.pop(name, None)
+        if held is None or held.shape != array.shape:
+            return False
+        held[...] = array
+        self._held[name] = held
+        return True
 
 
 class StatefulChain(Carried[int]):
@@ -98,8 +117,8 @@ class StatefulChain(Carried[int]):
         self._states.set(values)
         return int(next(iter(values.values())).shape[LENGTH])
 
-    def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], int]:
-        total = total_length(self.session, feeds)
+    def _advance(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
+        total = self.session.total.size(feeds)
         try:
             outputs = self._states.infer(feeds)
         except Exception:

@@ -43,7 +43,7 @@ class _Bound(Carried[dict[str, Any]]):
         ort = import_onnxruntime()
         return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in values.items()}
 
-    def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Any]]:
+    def _advance(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Any]]:
         session = self.session._session
         binding = session.io_binding()
         try:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from edgeattn.manifest import PAST, TensorInfo
 from edgeattn.runtimes.base import Array, wrap_failure
-from edgeattn.runtimes.carrying import LENGTH, Carried, total_length
+from edgeattn.runtimes.carrying import LENGTH, Axis, Carried, total_axis
 from edgeattn.runtimes.heap import pages
+from edgeattn.runtimes.ort_binding import StepBinding
 from edgeattn.runtimes.ort_session import NAME, OrtSession
 
 ROOM = 256
@@ -28,8 +30,8 @@ class SharedCacheSession(OrtSession):
 
     def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         past = next(feeds[info.name].shape[LENGTH] for info in self.inputs if _is_past(info))
-        rows = self.rows(feeds)
-        if rows == 1 or past == 0 or total_length(self, feeds) == past + 1:
+        rows = self.rows.size(feeds)
+        if rows == 1 or past == 0 or self.total.size(feeds) == past + 1:
             return super()._run(feeds)
         parts = [super(SharedCacheSession, self)._run(self.row(feeds, row)) for row in range(rows)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -37,9 +39,15 @@ class SharedCacheSession(OrtSession):
     def carrying(self, pairs: Mapping[str, str], start: Mapping[str, Array]) -> Carried[Any]:
         return SharedCache(self, pairs, start)
 
-    def rows(self, feeds: Mapping[str, Array]) -> int:
-        """B."""
-        return next(int(feeds[info.name].shape[0]) for info in self.inputs if info.name in feeds and self._has_rows(info))
+    @cached_property
+    def total(self) -> Axis:
+        """Where feeds tell P + S. Raises UsageError as `total_axis`."""
+        return total_axis(self)
+
+    @cached_property
+    def rows(self) -> Axis:
+        """Where what is no past tells B."""
+        return next(Axis(info.name, 0) for info in self.inputs if self._has_rows(info) and not _is_past(info))
 
     def row(self, feeds: Mapping[str, Array], row: int) -> dict[str, Array]:
         """Row `row` of every feed that has rows."""
@@ -70,7 +78,7 @@ class SharedCache(Carried[_Buffers]):
     """The chain of runs on shared buffers. A fork shares them until one of the two goes on, which then copies."""
 
     session: SharedCacheSession
-    _bound: tuple[Mapping[str, Array], Any] | None = None
+    _bound: tuple[Mapping[str, Array], StepBinding] | None = None
     """Buffers, and the binding that has them as past and present."""
 
     def fork(self) -> Carried[_Buffers]:
@@ -79,23 +87,26 @@ class SharedCache(Carried[_Buffers]):
 
     def _hold(self, values: Mapping[str, Array]) -> _Buffers:
         arrays = {name: values[name] for name in self._pairs.values()}
-        fixed = {name: array for name, array in values.items() if name not in arrays}
+        fixed = {name: np.asarray(array, order="C") for name, array in values.items() if name not in arrays}
         return _Buffers(arrays, fixed, next(iter(arrays.values())).shape[LENGTH], own=False)
 
-    def _advance(self, feeds: dict[str, Array]) -> tuple[dict[str, Array], _Buffers]:
-        total = total_length(self.session, feeds)
+    def _advance(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], _Buffers]:
+        total = self.session.total.size(feeds)
         buffers = self._with_room(total)
-        feeds = {**buffers.fixed, **feeds}
-        rows = self.session.rows(feeds)
+        rows = self.session.rows.size({**buffers.fixed, **feeds})
         try:
             if rows == 1 or buffers.used == 0 or total == buffers.used + 1:
-                results = self._step(feeds, buffers.arrays)
+                results = self._binding(buffers.arrays, buffers.fixed).run(feeds)
             else:
-                parts = [self._step(self.session.row(feeds, row), dict(_cut(buffers.arrays, row))) for row in range(rows)]
+                parts = [self._run_row(row, feeds, buffers) for row in range(rows)]
                 results = {name: np.concatenate([part[name] for part in parts]) for name in self._given}
         except Exception as error:  # its exceptions share no base below Exception
             raise wrap_failure(NAME, "run the model", error) from error
-        return results, replace(buffers, used=total)
+        return results, _Buffers(buffers.arrays, buffers.fixed, total, own=True)
+
+    def _run_row(self, row: int, feeds: Mapping[str, Array], buffers: _Buffers) -> dict[str, Array]:
+        fed, fixed = (self.session.row(arrays, row) for arrays in (feeds, buffers.fixed))
+        return self._binding(dict(_cut(buffers.arrays, row)), fixed).run(fed)
 
     def _with_room(self, total: int) -> _Buffers:
         """The buffers, or longer copies of them, that hold `total` positions and may be written."""
@@ -118,30 +129,13 @@ class SharedCache(Carried[_Buffers]):
         kept = {name: _buffer(array[:, :, state.used - count : state.used], count) for name, array in arrays}
         return replace(state, arrays=kept, used=count, own=True)
 
-    def _step(self, feeds: Mapping[str, Array], buffers: Mapping[str, Array]) -> dict[str, Array]:
-        binding = self._binding(buffers)
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, array)
-        for name in self._given:
-            binding.bind_output(name)  # bound anew, since its shape is that of the run before
-        self.session._session.run_with_iobinding(binding)
-        found = binding.get_outputs_as_ortvaluevector()
-        return {name: found[number].numpy() for number, name in enumerate(self._given)}
-
-    def _binding(self, buffers: Mapping[str, Array]) -> Any:
-        """With `buffers` as past and as present; the one of the step before where these are the same, since binding two tensors
-        for each layer costs as much as several operators."""
+    def _binding(self, buffers: Mapping[str, Array], fixed: Mapping[str, Array]) -> StepBinding:
+        """With `buffers` as past and as present; that of the step before where these are the same."""
         if self._bound is not None and self._bound[0] is buffers:
             return self._bound[1]
         self._bound = None
-        binding = self.session._session.io_binding()
-        for name in self._given:
-            binding.bind_output(name)  # first, so that they come first
-        for present, past in self._pairs.items():
-            array = buffers[past]
-            place = (array.dtype.type, array.shape, array.ctypes.data)
-            binding.bind_input(past, "cpu", 0, *place)
-            binding.bind_output(present, "cpu", 0, *place)
+        given = [info for info in self.session.outputs if info.name in self._given]
+        binding = StepBinding(self.session._session, buffers, self._pairs, fixed, self._fed, given)
         self._bound = (buffers, binding)
         return binding
 

@@ -27,7 +27,7 @@ class RecurrentSession(DecoderSession):
                 "got padding behind a token: a recurrence has no place for it; give padding in front of each row's first token, "
                 "all of it in the first chunk"
             )
-        return {TOKENS: new, MASK: read.mask[:, -new.shape[1] :], KEEP: kept}
+        return {TOKENS: new, MASK: np.ascontiguousarray(read.mask[:, -new.shape[1] :]), KEEP: kept}
 
     def _advance(self, new: Ints, real: Ints, kept: Ints) -> Floats:
         logits = super()._advance(new, real, kept)

@@ -26,29 +26,35 @@ MASK, POSITIONS = "attention_mask", "position_ids"
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What has been read: `mask` (B, P) of the positions that the cache still holds, `before` (B,) the real ones that a window
-    has left behind, and `length` positions in all."""
+    """What has been read: `mask` (B, P) of the positions that the cache still holds, `reached` (B, S) of those that were read last,
+    how many are real up to each, and `length` positions in all."""
 
     mask: Ints
-    before: Ints
+    reached: Ints
     length: int
+
+    @staticmethod
+    def first(real: Ints) -> Read:
+        """The first positions, (B, S)."""
+        return Read(real, real.cumsum(axis=1), real.shape[1])
 
     def then(self, real: Ints) -> Read:
         """With new positions, (B, S)."""
-        return Read(np.concatenate([self.mask, real], axis=1), self.before, self.length + real.shape[1])
+        mask = np.concatenate([self.mask, real], axis=1)
+        return Read(mask, self.reached[:, -1:] + real.cumsum(axis=1), self.length + real.shape[1])
 
     def last(self, count: int) -> Read:
         """With the last `count` positions in the cache."""
-        gone = self.mask[:, :-count].sum(axis=1)
-        return Read(self.mask[:, -count:], self.before + gone, self.length)
+        return Read(self.mask[:, -count:], self.reached, self.length)
 
-    def positions(self, count: int) -> Ints:
-        """Position ids of the last `count` positions, (B, count): padding counts for nothing."""
-        ids = self.before[:, None] + self.mask.cumsum(axis=1) - 1
-        return np.ascontiguousarray(np.maximum(ids, 0)[:, -count:])
+    @property
+    def positions(self) -> Ints:
+        """Position ids of those that were read last, (B, S): padding counts for nothing."""
+        ids: Ints = np.maximum(self.reached - 1, 0)
+        return ids
 
 
-_NOTHING = Read(np.zeros((0, 0), dtype=np.int64), np.zeros(0, dtype=np.int64), 0)
+_NOTHING = Read(np.zeros((0, 0), dtype=np.int64), np.zeros((0, 0), dtype=np.int64), 0)
 
 
 class DecoderSession:
@@ -139,10 +145,11 @@ class DecoderSession:
         self.close()
 
     def _advance(self, new: Ints, real: Ints, kept: Ints) -> Floats:
-        read = self._read.then(real) if self._chain else Read(real, np.zeros(len(new), dtype=np.int64), new.shape[1])
+        read = self._read.then(real) if self._chain else Read.first(real)
         feeds = self._feeds(new, read, kept)
         chain = self._chain or self.session.carrying(self._pairs, self._start(len(new)))
-        logits = chain.step(feeds)[LOGITS]
+        step = chain.step if self._chain is None else chain.advance  # feeds are alike in each step, and looked at in the first
+        logits = step(feeds)[LOGITS]
         if self.window is not None and read.mask.shape[1] > self.window + SLACK:
             chain.keep_last(self.window)
             read = read.last(self.window)
@@ -164,7 +171,7 @@ class DecoderSession:
 
     def _feeds(self, new: Ints, read: Read, kept: Ints) -> dict[str, NDArray[Any]]:
         """What the model is given with new tokens (B, S), which `read` counts already; logits of those `kept` are wanted."""
-        return {TOKENS: new, MASK: read.mask, POSITIONS: read.positions(new.shape[1]), KEEP: kept}
+        return {TOKENS: new, MASK: read.mask, POSITIONS: read.positions, KEEP: kept}
 
     def _tokens(self, tokens: ArrayLike) -> Ints:
         new = np.asarray(tokens)
@@ -172,17 +179,20 @@ class DecoderSession:
             raise FeedError(f"tokens have shape {list(new.shape)}; expected (batch, sequence) with at least one token")
         if new.dtype.kind not in "iu":
             raise FeedError(f"tokens are {new.dtype}; expected whole numbers")
-        if new.min() < 0 or (self.vocabulary is not None and new.max() >= self.vocabulary):
-            wrong = int(new.min() if new.min() < 0 else new.max())
+        new = np.ascontiguousarray(new, dtype=np.int64)
+        given = new.ravel().tolist()  # of one token, Python finds these two in less time than numpy
+        low, high = min(given), max(given)
+        if low < 0 or (self.vocabulary is not None and high >= self.vocabulary):
+            wrong = low if low < 0 else high
             raise FeedError(
                 f"token {wrong} is outside the vocabulary of {self.vocabulary} tokens; was it made by another tokenizer?"
             )
-        return new.astype(np.int64)
+        return new
 
 
 def _real(mask: ArrayLike, tokens: Ints) -> Ints:
     """A mask that goes with tokens (B, S). Raises FeedError for any other."""
-    real = np.asarray(mask, dtype=np.int64)
+    real = np.array(mask, dtype=np.int64, order="C")  # a copy, which is kept
     if real.shape != tokens.shape:
         raise FeedError(f"the mask has shape {list(real.shape)}, the tokens have {list(tokens.shape)}; make them equal")
     if not np.isin(real, (0, 1)).all() or not real[:, -1].all():

@@ -57,6 +57,16 @@ def test_nothing_is_quantized_behind_the_users_back(tmp_path: Path, device: str)
     assert effective.details["dynamic quantization group"] == "0"
 
 
+def test_arrays_that_may_not_be_written(tmp_path: Path) -> None:
+    feeds = {name: np.random.default_rng(ord(name)).standard_normal((1, 2, 3, 8), dtype=np.float32) for name in "qkv"}
+    session = OpenVINO().load(attention(tmp_path / "m.onnx"))
+    expected = session.run(feeds)
+    for array in feeds.values():
+        array.flags.writeable = False
+    for name, array in session.run(feeds).items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
 def test_canonical_file_is_refused_with_a_way_out(tmp_path: Path) -> None:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in ("x", "y")]
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("edgeattn", 1)]

@@ -56,12 +56,12 @@ def test_every_way_is_right(session: DecoderSession, text: Golden) -> None:
 
 
 class _Forgetful(DecoderSession):
-    """Wrong: what the cache holds of the first token is lost once more is read."""
+    """Wrong: what the cache holds of the last token is lost once more is read."""
 
     def _advance(self, new: Any, real: Any, kept: Any) -> NDArray[np.float32]:
         if self.length:
             mask = self._read.mask.copy()
-            mask[:, 0] = 0
+            mask[:, -1] = 0
             self._read = replace(self._read, mask=mask)
         return super()._advance(new, real, kept)
 

@@ -72,6 +72,23 @@ def test_padding_in_front_changes_nothing(session: DecoderSession, small: Small)
         _close(more[row], small.logits(whole)[0, -1])
 
 
+def test_arrays_of_any_order_which_change_afterwards(session: DecoderSession, small: Small) -> None:
+    """Columns lie together in these, and the caller writes into them once they were read."""
+    tokens, mask = np.asfortranarray(_tokens(small, 2, 9).numpy()), np.ones((2, 9), dtype=np.int64, order="F")
+    mask[1, :3] = 0
+    texts = [torch.from_numpy(tokens[:1].copy()), torch.from_numpy(tokens[1:, 3:].copy())]
+    expected = [small.logits(text)[0] for text in texts]
+    for a, b in ((0, 5), (5, 8)):
+        logits = session.prefill(tokens[:, a:b], part := mask[:, a:b])
+        part[:] = 0
+        _close(logits[0], expected[0][a:b])
+        _close(logits[1, max(3 - a, 0) :], expected[1][max(a - 3, 0) : b - 3])
+    last = tokens[:, 8].copy()
+    logits = session.decode(last)
+    last[:] = 0
+    _close(logits, np.stack([rows[-1] for rows in expected]))
+
+
 def test_forks_go_their_own_ways(session: DecoderSession, small: Small) -> None:
     prompt = _tokens(small, 1, 11)
     session.prefill(prompt.numpy())

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from edgeattn.bundle import open_bundle
 from edgeattn.decoding import DecoderSession, load_decoder
-from edgeattn.runtimes import ort_shared_cache
+from edgeattn.manifest import LOGITS
+from edgeattn.runtimes import ort_binding, ort_shared_cache
+from edgeattn.runtimes.base import LoadOptions
+from edgeattn.runtimes.onnxruntime import OnnxRuntime
 from tests.edgeattn.decoding.small import Small
 
 Array = NDArray[Any]
@@ -30,6 +35,12 @@ def _buffers(session: DecoderSession) -> dict[str, Array]:
     chain: Any = session._chain
     arrays: dict[str, Array] = chain._state.arrays
     return arrays
+
+
+def _bound(session: DecoderSession) -> Any:
+    """Its binding."""
+    chain: Any = session._chain
+    return chain._bound[1]
 
 
 def _close(got: Array, expected: Array) -> None:
@@ -115,3 +126,43 @@ def test_a_growth_that_ends_halfway(session: DecoderSession, small: Small, monke
     assert chain._bound is None
     for i in range(6, 12):
         _close(session.decode(tokens.numpy()[:, i]), expected[:, i])
+
+
+def test_an_output_whose_sizes_feeds_do_not_tell(small: Small, tmp_path: Path) -> None:
+    """ONNX Runtime finds room for it then, for each step anew."""
+    bundle = open_bundle(small.bundle)
+    flavour = bundle.manifest.flavour("onnxruntime:cpu")
+    assert flavour is not None
+    model = onnx.load(bundle.file(flavour.file))
+    next(value for value in model.graph.output if value.name == LOGITS).type.tensor_type.shape.dim[1].dim_param = "unknown"
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True)
+    tokens = torch.randint(100, (2, 9), generator=torch.Generator().manual_seed(4))
+    expected = small.logits(tokens)
+    with OnnxRuntime().load(tmp_path / "model.onnx", LoadOptions(cache=flavour.cache)) as inner:
+        session = DecoderSession(inner)
+        _close(session.prefill(tokens.numpy()[:, :5]), expected[:, :5])
+        kept = [session.decode(tokens.numpy()[:, i]) for i in range(5, 9)]
+        assert _bound(session)._unsized == [LOGITS]
+    _close(np.stack(kept, axis=1), expected[:, 5:])
+
+
+def test_logits_are_the_callers(session: DecoderSession, small: Small) -> None:
+    """They are copies of what is written in the same place again."""
+    tokens = torch.randint(100, (1, 8), generator=torch.Generator().manual_seed(5))
+    kept = [session.prefill(tokens.numpy()[:, :4])[:, -1], *(session.decode(tokens.numpy()[:, i]) for i in range(4, 8))]
+    assert list(_bound(session)._written) == [LOGITS]
+    _close(np.stack(kept, axis=1), small.logits(tokens)[:, 3:])
+
+
+def test_logits_that_are_too_large_to_copy(session: DecoderSession, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step has an array of its own for them; what is smaller has one place again behind them."""
+    tokens = torch.randint(100, (1, 12), generator=torch.Generator().manual_seed(6))
+    expected = small.logits(tokens)
+    one = expected[:, :1].nbytes
+    monkeypatch.setattr(ort_binding, "_COPIED", one)
+    parts, places = [], []
+    for a, b in ((0, 3), (3, 6), (6, 7), (7, 8), (8, 11), (11, 12)):
+        parts.append(session.prefill(tokens.numpy()[:, a:b]))
+        places.append(LOGITS in _bound(session)._written)
+    assert places == [False, False, True, True, False, True]
+    _close(np.concatenate(parts, axis=1), expected)

@@ -172,6 +172,25 @@ def test_a_failed_step_leaves_the_cache(session: DecoderSession, small: Small) -
         np.testing.assert_allclose(session.decode(tokens.numpy()[:, i]), small.logits(tokens)[:, i], rtol=0, atol=2e-4)
 
 
+def test_inputs_of_the_shape_that_they_had_before_a_failed_step(session: DecoderSession, small: Small) -> None:
+    """The request has those of the failed step by then, not the arrays in which they were given before."""
+    tokens = torch.randint(100, (1, 12), generator=torch.Generator().manual_seed(7))
+    session.prefill(tokens.numpy()[:, :10])
+    chain = _chain(session)
+    step = {
+        "input_ids": tokens.numpy()[:, 10:11],
+        "position_ids": np.full((1, 1), 10),
+        "logits_to_keep": np.arange(1),
+        "attention_mask": np.ones((1, 11), np.int64),
+    }
+    before = chain._states.read()
+    expected = chain.step(step)["logits"]
+    chain._states.set(before)
+    with pytest.raises(RuntimeRunError):
+        chain.step({**step, "input_ids": np.zeros((1, 1), np.int64), "attention_mask": np.ones((1, 5), np.int64)})
+    np.testing.assert_array_equal(chain.step(step)["logits"], expected)
+
+
 def test_freed_states_go_back_as_the_cache_grows(session: DecoderSession, monkeypatch: pytest.MonkeyPatch) -> None:
     given_back: list[int] = []
     monkeypatch.setattr("edgeattn.runtimes.openvino_stateful.TIDY", 8)
