@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -140,10 +141,11 @@ def for_token(kinds: Kinds) -> Kinds:
 
 
 def label(kinds: Iterable[Kind]) -> str:
-    """The precision of a flavour in these kinds: the fewest bits that weights are stored in, else the kind of its cache."""
+    """The precision of a flavour in these kinds, a layer each: what most of them store weights in, of two with as many the smaller; the
+    kind of its cache where there are no layers."""
     found = list(kinds)
-    stored = [each.weights for each in found if each.cache is None]
-    return min(stored, key=_BITS.__getitem__) if stored else found[0].name
+    stored = Counter(each.weights for each in found if each.cache is None)
+    return min(stored, key=lambda numbers: (-stored[numbers], _BITS[numbers])) if stored else found[0].name
 
 
 _BITS: Mapping[Numbers, int] = {"int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
