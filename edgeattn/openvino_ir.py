@@ -57,12 +57,14 @@ class Layer(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Note:
     """What a session needs besides the layers. `weights`: file beside the XML that holds the numbers; `inputs` and `outputs`
-    those of the model, the cache's pasts and presents among them; `variables` past -> (present, the name of its state)."""
+    those of the model, the cache's pasts and presents among them; `variables` past -> (present, the name of its state); `token`: whether
+    it is to be compiled again for a single token of one row."""
 
     weights: str
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     variables: dict[str, tuple[str, str]]
+    token: bool = False
 
     def dumps(self) -> str:
         """As JSON."""
@@ -89,7 +91,8 @@ class IrFile:
         try:
             data = json.loads(self.noted)
             variables = {str(past): (str(present), str(name)) for past, (present, name) in data["variables"].items()}
-            note = Note(str(data["weights"]), _infos(data["inputs"]), _infos(data["outputs"]), variables)
+            inputs, outputs = _infos(data["inputs"]), _infos(data["outputs"])
+            note = Note(str(data["weights"]), inputs, outputs, variables, data.get("token", False) is True)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BundleError(
                 f"{self.name}: its note on inputs and outputs is damaged ({error}); export the model again"

@@ -27,7 +27,7 @@ from edgeattn.runtimes.base import (
 )
 from edgeattn.runtimes.openvino_ports import cause, match
 from edgeattn.runtimes.openvino_request import run
-from edgeattn.runtimes.openvino_stateful import StatefulSession
+from edgeattn.runtimes.openvino_stateful import StatefulSession, token_shapes
 from edgeattn.runtimes.vendor import availability, import_openvino
 
 _DEVICES: Mapping[str, str] = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU", "auto": "AUTO"}
@@ -86,7 +86,11 @@ class OpenVINO(Runtime):
             compiled = core.compile_model(model, device, self._settings(device, options))
             effective = self._effective(path, options, compiled)
             if note is not None and note.variables:
-                return StatefulSession(note, effective, compiled)
+                token = None
+                if note.token:
+                    model.reshape(token_shapes(note))  # after it was compiled, which took a copy; numbers are shared
+                    token = core.compile_model(model, device, self._settings(device, options))
+                return StatefulSession(note, effective, compiled, token)
             if note is not None:
                 return _OpenVINOSession(note.inputs, note.outputs, effective, compiled)
             inputs = match(path, compiled.inputs, 0)

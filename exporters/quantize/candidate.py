@@ -111,7 +111,7 @@ class Workshop:
     @property
     def writes_token(self) -> bool:
         """Whether a single token can have a graph of its own."""
-        return self.writer.writes_token and self.flavour.cache == SHARED
+        return self.writer.writes_token and self.keeps_cache
 
     def kinds(self, name: str) -> Kinds:
         """What `kinds.kinds_of` says, for this model.

@@ -34,9 +34,10 @@ def search(trials: Trials, budget: Budget, seconds: float) -> list[Trial]:
     layers, runtime = trials.workshop.layers, trials.workshop.runtime.name
     alone = [trials.run(dict.fromkeys(layers, kind)) for kind in kinds_for(runtime)]
     found = [*alone, *_mixtures(trials, budget, alone, _ratio, deadline)]
-    if trials.workshop.writes_token:
+    if trials.workshop.writes_token and trials.workshop.writer.token_differs:
         by_token = _mixtures(trials, budget, alone, _token, deadline)
         found += [mixed for mixed in by_token if all(mixed.kinds != other.kinds for other in found)]
+    if trials.workshop.writes_token:
         found += _with_token(trials, holding(found, budget))
     found = _compared(trials, found, holding(found, budget)[:_FINALISTS])
     if trials.workshop.keeps_cache:
@@ -76,6 +77,10 @@ def _with_token(trials: Trials, kept: Sequence[Trial]) -> Iterator[Trial]:
     token has fewer operators. Those that may be it are timed side by side for this."""
     timed = [trial for trial in kept if trial.faster and trial.time is not None and trial.time.parts is not None]
     if not timed:
+        return
+    if not trials.workshop.writer.token_differs:
+        best = min(timed, key=_ratio)
+        yield trials.run(with_token(best.kinds, best.kinds))
         return
     likely = {id(trial): trial for part in (_prompt, _token) for trial in sorted(timed, key=part)[:_LIKELY]}
     again = trials.side_by_side(list(likely.values())) if len(likely) > 1 else timed

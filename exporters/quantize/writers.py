@@ -28,6 +28,8 @@ class Writer(abc.ABC):
     """Whether what a cache is kept in stands in the file, and is not only said to the runtime."""
     writes_token: ClassVar[bool]
     """Whether it can give a single token a graph of its own, beside that for a prompt."""
+    token_differs: ClassVar[bool]
+    """Whether that graph may be of other kinds."""
 
     def __init__(
         self, path: Path, manifest: Manifest, samples: Callable[[], Sequence[Feeds]], method: Method | None = None
@@ -53,6 +55,7 @@ class OnnxWriter(Writer):
     suffix = ".onnx"
     writes_cache = True
     writes_token = True
+    token_differs = True
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
@@ -97,20 +100,23 @@ class OnnxWriter(Writer):
 
 
 class OpenVINOWriter(Writer):
-    """For OpenVINO: NNCF."""
+    """For OpenVINO: NNCF. A graph for a token is the same one, which a session compiles again with the sizes of a token."""
 
     suffix = SUFFIX
     writes_cache = False
-    writes_token = False
+    writes_token = True
+    token_differs = False
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
         return openvino_file.layers(self._read())
 
     def write(self, kinds: Kinds, path: Path, weights: str) -> dict[str, int]:
-        calibrated = any(kind.calibrated for kind in kinds.values())
-        model = openvino_file.quantized(self._read(), kinds, self.samples() if calibrated else [], self.method)
-        return openvino_file.write(model, path, path.parent / weights, self._note(model, weights))
+        layers = for_prompts(kinds)
+        calibrated = any(kind.calibrated for kind in layers.values())
+        model = openvino_file.quantized(self._read(), layers, self.samples() if calibrated else [], self.method)
+        note = replace(self._note(model, weights), token=bool(for_token(kinds)))
+        return openvino_file.write(model, path, path.parent / weights, note)
 
     def _read(self) -> Any:
         """Anew each time, since NNCF changes what it is given."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,10 @@ def _file(folder: Path, text: str) -> Path:
 def _noted(note: str) -> str:
     value = note.replace('"', "&quot;")
     return NET.format("", f'<edgeattn><note value="{value}"/></edgeattn>')
+
+
+def test_a_note_of_before_there_were_models_for_a_token(tmp_path: Path) -> None:
+    assert read_ir(_file(tmp_path, _noted(NOTE.dumps().replace(', "token": false', "")))).note() == NOTE
 
 
 def test_layers(tmp_path: Path) -> None:
@@ -67,8 +72,10 @@ def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_ir(_file(tmp_path, NET.format("", "")))
 
 
-def test_a_note(tmp_path: Path) -> None:
-    assert read_ir(_file(tmp_path, _noted(NOTE.dumps()))).note() == NOTE
+@pytest.mark.parametrize("token", [False, True])
+def test_a_note(tmp_path: Path, token: bool) -> None:
+    note = replace(NOTE, token=token)
+    assert read_ir(_file(tmp_path, _noted(note.dumps()))).note() == note
     assert read_ir(_file(tmp_path, NET.format("", ""))).note() is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import edgeattn
+from edgeattn.bundle import open_bundle
+from edgeattn.bundle.writing import seal
 
 RUNTIMES = ("onnxruntime", "openvino")
 TEXT = ["The cat sat on the mat, and the dog sat on the cat.", "Ünïcödé täxt: 日本語", "user assistant system"]
@@ -76,3 +79,14 @@ def export_small(folder: Path) -> Small:
     (source / "chat_template.jinja").write_text(TEMPLATE)
     edgeattn.export(str(source), output=folder / "out", runtimes=[f"{name}:cpu" for name in RUNTIMES], cache=True)
     return Small(model, folder / "out")
+
+
+def with_token_model(bundle: Path, folder: Path) -> Path:
+    """A copy of a bundle whose file for OpenVINO says that it is to be compiled for a single token too."""
+    shutil.copytree(bundle, folder)
+    path = folder / "openvino-cpu.xml"
+    text = path.read_text()
+    assert text.count("&quot;token&quot;: false") == 1
+    path.write_text(text.replace("&quot;token&quot;: false", "&quot;token&quot;: true"))
+    seal(folder, open_bundle(bundle).manifest)
+    return folder
