@@ -205,7 +205,8 @@ class BundleSession(Session):
 
 def _described(quantized: Quantized) -> str:
     """`int8-static x34 + int8 x4, inputs in int8`: what is computed, layer by layer, and what products round their inputs to."""
-    token = f"; a token {_counted(quantized.token)}" if quantized.token else ""
+    alike = quantized.token == quantized.kinds
+    token = f"; a token {'the same' if alike else _counted(quantized.token)}" if quantized.token else ""
     return f"{_counted(quantized.kinds)}{token}, inputs in {quantized.activations}"
 
 

@@ -55,7 +55,7 @@ def described(used: Mapping[str, int], kv: str, token: Mapping[str, int]) -> str
     """As `Trial.name`."""
     layers = next(iter(used)) if len(used) == 1 else ", ".join(f"{kind} x{count}" for kind, count in used.items())
     if token:
-        layers += f", a token {described(token, FP32, {})}"
+        layers += f", a token {'the same' if token == used else described(token, FP32, {})}"
     return layers if kv == FP32 else f"{layers} + kv-{kv}"
 
 

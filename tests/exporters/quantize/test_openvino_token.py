@@ -64,13 +64,13 @@ def test_a_bundle_says_so(decoder: Path, tmp_path: Path) -> None:
     with open_session(shop.bundle, [shop.flavour], shop.runtime, LoadOptions(threads=1)) as full:
         exam = text_exam(full, windows(4, seed=1))
         trial = Trials(shop, full, exam, Memory(shop, exam), lambda _: None).run(kinds)
-    assert trial.name == "int8, a token int8"
+    assert trial.name == "int8, a token the same"
     outcome = Outcome("openvino:cpu", (trial,), trial, trial.scores, exam.samples)
     _written(shop.bundle, [(shop, outcome, exam)], keep=False)
     (flavour,) = open_bundle(work).manifest.flavours
     assert flavour.quantized is not None
     assert flavour.quantized.token == flavour.quantized.kinds == trial.used
     with load_decoder(work, OPENVINO) as session:
-        assert "; a token int8 x" in session.session.effective.precision
+        assert "; a token the same" in session.session.effective.precision
     code, output = check(work)
     assert code == 0, output
