@@ -37,8 +37,9 @@ def search(trials: Trials, budget: Budget, seconds: float) -> list[Trial]:
     if trials.workshop.writes_token and trials.workshop.writer.token_differs:
         by_token = _mixtures(trials, budget, alone, _token, deadline)
         found += [mixed for mixed in by_token if all(mixed.kinds != other.kinds for other in found)]
-    if trials.workshop.writes_token:
         found += _with_token(trials, holding(found, budget))
+    elif trials.workshop.writes_token:
+        found += _with_same_token(trials, holding(found, budget))
     found = _compared(trials, found, holding(found, budget)[:_FINALISTS])
     if trials.workshop.keeps_cache:
         smaller = list(_smaller_caches(trials, next(iter(holding(found, budget)), None)))
@@ -78,13 +79,16 @@ def _with_token(trials: Trials, kept: Sequence[Trial]) -> Iterator[Trial]:
     timed = [trial for trial in kept if trial.faster and trial.time is not None and trial.time.parts is not None]
     if not timed:
         return
-    if not trials.workshop.writer.token_differs:
-        best = min(timed, key=_ratio)
-        yield trials.run(with_token(best.kinds, best.kinds))
-        return
     likely = {id(trial): trial for part in (_prompt, _token) for trial in sorted(timed, key=part)[:_LIKELY]}
     again = trials.side_by_side(list(likely.values())) if len(likely) > 1 else timed
     yield trials.run(with_token(min(again, key=_prompt).kinds, min(again, key=_token).kinds))
+
+
+def _with_same_token(trials: Trials, kept: Sequence[Trial]) -> Iterator[Trial]:
+    """The fastest with a graph for a token in the same kinds."""
+    if faster := [trial for trial in kept if trial.faster]:
+        best = min(faster, key=_ratio)
+        yield trials.run(with_token(best.kinds, best.kinds))
 
 
 def _smaller_caches(trials: Trials, careful: Trial | None) -> Iterator[Trial]:
