@@ -82,7 +82,7 @@ def test_a_search_tries_it_with_the_best_so_far(decoder: Path, tmp_path: Path) -
         assert (eighth.kv, half.kv) == ("int8", "fp16")
         assert eighth.used == half.used
         layers = {layer: kind for layer, kind in half.kinds.items() if layer != CACHE}
-        assert layers in [{}, *(trial.kinds for trial in found[:-2] if trial.faster)]
+        assert layers in [{}, *(trial.kinds for trial in found[:-2])]  # which was faster then, and is timed again since
         assert eighth.scores != half.scores
 
 
