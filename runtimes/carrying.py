@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from edgeattn.errors import UsageError
@@ -60,6 +61,11 @@ class Carried(Generic[State]):
         other = type(self)(self.session, self._pairs, self._start)
         other._state = self._state
         return other
+
+    @cached_property
+    def _total(self) -> Axis:
+        """As `total_axis` says."""
+        return total_axis(self.session)
 
     def _hold(self, values: Mapping[str, Array]) -> State:
         """The start in the runtime's own form."""

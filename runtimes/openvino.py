@@ -83,13 +83,14 @@ class OpenVINO(Runtime):
         model = self._read(core, path, note.weights if note else None)
         device = _DEVICES[options.device]
         try:
-            compiled = core.compile_model(model, device, self._settings(device, options))
+            settings = self._settings(device, options)
+            compiled = core.compile_model(model, device, settings)
             effective = self._effective(path, options, compiled)
             if note is not None and note.variables:
                 token = None
                 if note.token:
                     model.reshape(token_shapes(note))  # after it was compiled, which took a copy; numbers are shared
-                    token = core.compile_model(model, device, self._settings(device, options))
+                    token = core.compile_model(model, device, settings)
                 return StatefulSession(note, effective, compiled, token)
             if note is not None:
                 return _OpenVINOSession(note.inputs, note.outputs, effective, compiled)

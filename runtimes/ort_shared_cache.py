@@ -31,18 +31,13 @@ class SharedCacheSession(OrtSession):
     def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         past = next(feeds[info.name].shape[LENGTH] for info in self.inputs if _is_past(info))
         rows = self.rows.size(feeds)
-        if rows == 1 or past == 0 or self.total.size(feeds) == past + 1:
+        if rows == 1 or past == 0 or total_axis(self).size(feeds) == past + 1:
             return super()._run(feeds)
         parts = [super(SharedCacheSession, self)._run(self.row(feeds, row)) for row in range(rows)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def carrying(self, pairs: Mapping[str, str], start: Mapping[str, Array]) -> Carried[Any]:
         return SharedCache(self, pairs, start)
-
-    @cached_property
-    def total(self) -> Axis:
-        """Where feeds tell P + S. Raises UsageError as `total_axis`."""
-        return total_axis(self)
 
     @cached_property
     def rows(self) -> Axis:
@@ -91,7 +86,7 @@ class SharedCache(Carried[_Buffers]):
         return _Buffers(arrays, fixed, next(iter(arrays.values())).shape[LENGTH], own=False)
 
     def _advance(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], _Buffers]:
-        total = self.session.total.size(feeds)
+        total = self._total.size(feeds)
         buffers = self._with_room(total)
         rows = self.session.rows.size({**buffers.fixed, **feeds})
         try:

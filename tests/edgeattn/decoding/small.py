@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import edgeattn
@@ -79,6 +81,16 @@ def export_small(folder: Path) -> Small:
     (source / "chat_template.jinja").write_text(TEMPLATE)
     edgeattn.export(str(source), output=folder / "out", runtimes=[f"{name}:cpu" for name in RUNTIMES], cache=True)
     return Small(model, folder / "out")
+
+
+def one_token(token: int, position: int, length: int) -> dict[str, NDArray[Any]]:
+    """What a model is fed with a single token, and a mask of `length` positions."""
+    return {
+        "input_ids": np.full((1, 1), token),
+        "position_ids": np.full((1, 1), position),
+        "logits_to_keep": np.arange(1),
+        "attention_mask": np.ones((1, length), np.int64),
+    }
 
 
 def with_token_model(bundle: Path, folder: Path) -> Path:

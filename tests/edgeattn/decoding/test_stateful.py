@@ -17,7 +17,7 @@ from edgeattn.decoding import DecoderSession, load_decoder
 from edgeattn.errors import BundleError, RuntimeRunError
 from edgeattn.openvino_ir import read_ir
 from edgeattn.probe import run_probe
-from tests.edgeattn.decoding.small import Small
+from tests.edgeattn.decoding.small import Small, one_token
 
 FILE = "openvino-cpu.xml"
 
@@ -158,14 +158,8 @@ def test_a_failed_step_leaves_the_cache(session: DecoderSession, small: Small) -
     session.prefill(tokens.numpy()[:, :10])
     chain = _chain(session)
     before = chain._states.read()
-    wrong = {
-        "input_ids": np.ones((1, 1), np.int64),
-        "position_ids": np.full((1, 1), 10),
-        "logits_to_keep": np.arange(1),
-        "attention_mask": np.ones((1, 5), np.int64),
-    }
     with pytest.raises(RuntimeRunError):
-        chain.step(wrong)
+        chain.step(one_token(1, 10, 5))
     for name, array in chain._states.read().items():
         np.testing.assert_array_equal(array, before[name])
     for i in (10, 11):
@@ -177,17 +171,12 @@ def test_inputs_of_the_shape_that_they_had_before_a_failed_step(session: Decoder
     tokens = torch.randint(100, (1, 12), generator=torch.Generator().manual_seed(7))
     session.prefill(tokens.numpy()[:, :10])
     chain = _chain(session)
-    step = {
-        "input_ids": tokens.numpy()[:, 10:11],
-        "position_ids": np.full((1, 1), 10),
-        "logits_to_keep": np.arange(1),
-        "attention_mask": np.ones((1, 11), np.int64),
-    }
+    step = one_token(int(tokens[0, 10]), 10, 11)
     before = chain._states.read()
     expected = chain.step(step)["logits"]
     chain._states.set(before)
     with pytest.raises(RuntimeRunError):
-        chain.step({**step, "input_ids": np.zeros((1, 1), np.int64), "attention_mask": np.ones((1, 5), np.int64)})
+        chain.step(one_token(0, 10, 5))
     np.testing.assert_array_equal(chain.step(step)["logits"], expected)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeattn.decoding import DecoderSession, load_decoder
 from edgeattn.errors import RuntimeRunError
 from edgeattn.runtimes import openvino_stateful
-from tests.edgeattn.decoding.small import Small
+from tests.edgeattn.decoding.small import Small, one_token
 
 Array = NDArray[Any]
 
@@ -112,14 +112,8 @@ def test_a_failed_token_leaves_the_cache(session: DecoderSession, small: Small) 
     expected = small.logits(tokens)
     session.prefill(tokens.numpy()[:, :10])
     chain: Any = session._chain
-    wrong = {
-        "input_ids": np.ones((1, 1), np.int64),
-        "position_ids": np.full((1, 1), 10),
-        "logits_to_keep": np.arange(1),
-        "attention_mask": np.ones((1, 5), np.int64),
-    }
     with pytest.raises(RuntimeRunError):
-        chain.step(wrong)
+        chain.step(one_token(1, 10, 5))
     for i in (10, 11):
         _close(session.decode(tokens.numpy()[:, i]), expected[:, i])
         assert _single(session)
